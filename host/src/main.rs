@@ -1,0 +1,2 @@
+//! keysieve
+fn main() {}
