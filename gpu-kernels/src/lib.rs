@@ -1,2 +1,45 @@
+//! The kernels of keysieve, and the arithmetic that decides what they select.
+//!
+//! Compiled twice: for `nvptx64-nvidia-cuda` the [`kernel!`] entry points become PTX; for the host
+//! the same file gives each kernel's typed argument list, and the ordinary functions (`affinities`,
+//! `table_entry`, `score`, `order_key`, `ListBounds`) that the CPU backend calls too.
+//!
+//! Modules stand in data-flow order:
+//!
+//! ```text
+//! codebook -> codes -> lut -> scores -> top_k -> index_list -> weights
+//! ```
 #![no_std]
-//! Kernels.
+#![cfg_attr(
+    target_arch = "nvptx64",
+    feature(
+        abi_ptx,
+        asm_experimental_arch,
+        core_intrinsics,
+        link_llvm_intrinsics,
+        stdarch_nvptx
+    )
+)]
+#![cfg_attr(target_arch = "nvptx64", allow(internal_features))]
+
+// The host has the hardware's fused multiply-add only through std.
+#[cfg(not(target_arch = "nvptx64"))]
+extern crate std;
+
+#[macro_use]
+pub mod kernel;
+pub mod collectives;
+#[cfg(target_arch = "nvptx64")]
+pub mod device;
+
+pub mod float;
+pub mod order;
+pub mod step;
+
+pub mod codebook;
+pub mod codes;
+pub mod index_list;
+pub mod lut;
+pub mod scores;
+pub mod top_k;
+pub mod weights;

@@ -1,0 +1,17 @@
+//! How many barriers and shuffles the functions of `device` contain, for the tables of `kernel!`.
+//!
+//! Kept apart from `device` because the host reads them too: `cargo xtask check-ptx` compares their
+//! sums with what the compiler left in the PTX.
+
+/// Barriers in `thread::sync_threads`.
+pub const SYNC_THREADS: u32 = 1;
+/// Votes in `warp::warp_vote_ballot`.
+pub const VOTE: u32 = 1;
+/// Shuffles in `warp::reduce_max_u64`.
+pub const REDUCE_MAX_U64: u32 = 10;
+/// Shuffles in `block::inclusive_sum`.
+pub const INCLUSIVE_SUM_SHUFFLES: u32 = 5;
+/// Barriers in `block::inclusive_sum`.
+pub const INCLUSIVE_SUM_BARRIERS: u32 = 2 * SYNC_THREADS;
+/// Words of shared memory that `block::inclusive_sum` works in, for blocks of up to 1024 threads.
+pub const SUM_WORDS: u32 = 32;

@@ -1,0 +1,35 @@
+//! What the threads of a block do together.
+
+use super::shared::SharedArray;
+use super::thread::sync_threads;
+use super::warp;
+
+/// The sum of `value` over this thread and those before it in the block, and over the whole block.
+///
+/// # Safety
+/// Every thread of the block reaches this call; the block is whole warps, at most 32;
+/// `scratch` has [`SUM_WORDS`](crate::collectives::SUM_WORDS) words that nothing else uses from the barrier before this call
+/// to the barrier after it.
+#[inline(always)]
+pub unsafe fn inclusive_sum(value: u32, scratch: SharedArray<u32>) -> (u32, u32) {
+    // SAFETY: every lane of every warp is here, as the caller promises; word `warp_id` is written by
+    // the warp's last lane alone, and read after the barrier.
+    unsafe {
+        let within_warp = warp::inclusive_sum(value);
+        if warp::lane_id() == 31 {
+            scratch.set(warp::warp_id(), within_warp);
+        }
+        sync_threads();
+        let (mut before, mut total) = (0, 0);
+        for other in 0..super::thread::block_dim_x() / 32 {
+            let sum = scratch.get(other);
+            if other < warp::warp_id() {
+                before += sum;
+            }
+            total += sum;
+        }
+        // The next call may write `scratch` as soon as it begins.
+        sync_threads();
+        (before + within_warp, total)
+    }
+}

@@ -1,0 +1,103 @@
+//! Dynamic shared memory, addressed with 32 bits: through generic pointers the loads are slower.
+
+use core::arch::{asm, global_asm};
+use core::marker::PhantomData;
+
+global_asm!(".extern .shared .align 16 .b8 dyn_smem[];");
+
+/// A 4-byte type that lives in shared memory.
+pub trait Word: Copy {
+    /// As bits.
+    fn to_bits(self) -> u32;
+    /// From bits.
+    fn from_bits(bits: u32) -> Self;
+}
+
+impl Word for u32 {
+    #[inline(always)]
+    fn to_bits(self) -> u32 {
+        self
+    }
+    #[inline(always)]
+    fn from_bits(bits: u32) -> Self {
+        bits
+    }
+}
+
+impl Word for f32 {
+    #[inline(always)]
+    fn to_bits(self) -> u32 {
+        f32::to_bits(self)
+    }
+    #[inline(always)]
+    fn from_bits(bits: u32) -> Self {
+        f32::from_bits(bits)
+    }
+}
+
+/// An array of words at a fixed place of the block's dynamic shared memory.
+#[derive(Clone, Copy)]
+pub struct SharedArray<T> {
+    address: u32,
+    _words: PhantomData<T>,
+}
+
+/// The array that starts `offset` words into the block's dynamic shared memory.
+#[inline(always)]
+pub fn dynamic_shared_mem<T: Word>(offset: u32) -> SharedArray<T> {
+    let base: u32;
+    // SAFETY: takes the address of the symbol declared above.
+    unsafe { asm!("mov.u32 {}, dyn_smem;", out(reg32) base, options(pure, nomem, nostack)) };
+    SharedArray {
+        address: base + 4 * offset,
+        _words: PhantomData,
+    }
+}
+
+impl<T: Word> SharedArray<T> {
+    /// Word `i`.
+    ///
+    /// # Safety
+    /// The launch gave the block that much shared memory, the word was written, and no thread
+    /// writes it before the next barrier.
+    #[inline(always)]
+    pub unsafe fn get(self, i: u32) -> T {
+        let bits: u32;
+        // SAFETY: the caller promises an initialised word inside the block's shared memory.
+        unsafe {
+            asm!("ld.shared.b32 {}, [{}];", out(reg32) bits, in(reg32) self.address + 4 * i,
+                 options(readonly, nostack, preserves_flags))
+        };
+        T::from_bits(bits)
+    }
+
+    /// Writes word `i`.
+    ///
+    /// # Safety
+    /// The launch gave the block that much shared memory, and no other thread reads or writes the
+    /// word before the next barrier.
+    #[inline(always)]
+    pub unsafe fn set(self, i: u32, value: T) {
+        // SAFETY: the caller promises a word inside the block's shared memory that is this thread's.
+        unsafe {
+            asm!("st.shared.b32 [{}], {};", in(reg32) self.address + 4 * i, in(reg32) value.to_bits(),
+                 options(nostack, preserves_flags))
+        };
+    }
+}
+
+impl SharedArray<u32> {
+    /// Adds to word `i`; several threads may do so at once.
+    ///
+    /// # Safety
+    /// The launch gave the block that much shared memory, and between two barriers the word is
+    /// only added to.
+    #[inline(always)]
+    pub unsafe fn atomic_add(self, i: u32, value: u32) {
+        // SAFETY: the caller promises a word inside the block's shared memory.
+        unsafe {
+            asm!("red.shared.add.u32 [{}], {};", in(reg32) self.address + 4 * i, in(reg32) value,
+                 options(nostack, preserves_flags))
+        };
+    }
+}
