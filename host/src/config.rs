@@ -1,0 +1,195 @@
+//! What a user chooses: the format of the codes, how they are trained, what a step selects.
+
+use crate::error::{Error, Result};
+
+/// Largest supported `head_dim`.
+pub const MAX_HEAD_DIM: usize = 256;
+/// Largest supported `num_subvectors`.
+pub const MAX_SUBVECTORS: usize = 64;
+/// Largest supported `bits`: a code is one byte.
+pub const MAX_BITS: u32 = 8;
+/// Largest supported `heavy`.
+pub const MAX_HEAVY: usize = 4096;
+/// Largest supported number of tokens of one sequence, 2^24.
+pub const MAX_TOKENS: usize = 1 << 24;
+
+/// The distance by which a key's nearest centroid is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Metric {
+    /// Squared Euclidean distance.
+    #[default]
+    L2,
+}
+
+impl Metric {
+    /// The name in an index file's metadata.
+    pub fn name(self) -> &'static str {
+        match self {
+            Metric::L2 => "l2",
+        }
+    }
+
+    /// The metric of that name.
+    pub fn from_name(name: &str) -> Result<Self> {
+        match name {
+            "l2" => Ok(Metric::L2),
+            other => Err(Error::invalid("metric", other, "l2")),
+        }
+    }
+}
+
+/// The format of a codebook and its codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PqConfig {
+    /// Sub-vectors a key is cut into (m), 1..=64, a divisor of `head_dim`.
+    pub num_subvectors: usize,
+    /// Bits of one code, 1..=8; a sub-vector has 2^bits centroids.
+    pub bits: u32,
+    /// First quantised position: the keys before it have no codes.
+    pub init_offset: usize,
+    /// How the nearest centroid is found.
+    pub metric: Metric,
+}
+
+impl Default for PqConfig {
+    /// The reference workload's: 2 sub-vectors, 6 bits, 128 keys in front unquantised, L2.
+    fn default() -> Self {
+        PqConfig {
+            num_subvectors: 2,
+            bits: 6,
+            init_offset: 128,
+            metric: Metric::L2,
+        }
+    }
+}
+
+impl PqConfig {
+    /// Centroids of one sub-vector, 2^bits.
+    pub fn num_centroids(&self) -> usize {
+        1 << self.bits
+    }
+
+    /// Components of one sub-vector, head_dim / m.
+    pub fn sub_dim(&self, head_dim: usize) -> usize {
+        head_dim / self.num_subvectors
+    }
+
+    /// Entries of one query's lookup table, m x 2^bits.
+    pub fn table_len(&self) -> usize {
+        self.num_subvectors * self.num_centroids()
+    }
+
+    /// Checks the configuration for keys of `head_dim` components.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming `bits`, `num_subvectors`, `head_dim` or `init_offset`.
+    pub fn validate(&self, head_dim: usize) -> Result<()> {
+        if !(1..=MAX_BITS).contains(&self.bits) {
+            return Err(Error::invalid("bits", self.bits, "1 to 8"));
+        }
+        if !(1..=MAX_SUBVECTORS).contains(&self.num_subvectors) {
+            return Err(Error::invalid(
+                "num_subvectors",
+                self.num_subvectors,
+                "1 to 64",
+            ));
+        }
+        if !(1..=MAX_HEAD_DIM).contains(&head_dim) {
+            return Err(Error::invalid("head_dim", head_dim, "1 to 256"));
+        }
+        if !head_dim.is_multiple_of(self.num_subvectors) {
+            return Err(Error::invalid(
+                "num_subvectors",
+                self.num_subvectors,
+                format!("a divisor of head_dim {head_dim}"),
+            ));
+        }
+        if self.init_offset > MAX_TOKENS {
+            return Err(Error::invalid(
+                "init_offset",
+                self.init_offset,
+                format!("at most {MAX_TOKENS}"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// How centroids are trained: Lloyd's k-means from a k-means++ start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrainConfig {
+    /// Lloyd iterations; 0 leaves the k-means++ start.
+    pub iterations: usize,
+    /// Seed of the start; the same seed gives the same centroids on any number of threads.
+    pub seed: u64,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        TrainConfig {
+            iterations: 10,
+            seed: 0,
+        }
+    }
+}
+
+/// What one step lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SelectConfig {
+    /// First positions, always listed.
+    pub sink: usize,
+    /// Last positions, always listed.
+    pub window: usize,
+    /// Best-scoring candidates listed, 0..=4096.
+    pub heavy: usize,
+    /// List every position while `seq_len <= heavy + init_offset + num_queries + 2^bits`.
+    pub short_context: bool,
+    /// Also give dense weights: 1.0 at listed positions, 0.0 elsewhere.
+    pub weights: bool,
+}
+
+impl Default for SelectConfig {
+    /// The reference workload's: sink = window = heavy = 128, short contexts listed whole, no weights.
+    fn default() -> Self {
+        SelectConfig {
+            sink: 128,
+            window: 128,
+            heavy: 128,
+            short_context: true,
+            weights: false,
+        }
+    }
+}
+
+impl SelectConfig {
+    /// Checks the configuration. Overlapping sink and window are allowed: the list has no duplicates.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming `heavy`, `sink` or `window`.
+    pub fn validate(&self) -> Result<()> {
+        if self.heavy > MAX_HEAVY {
+            return Err(Error::invalid("heavy", self.heavy, "0 to 4096"));
+        }
+        for (argument, value) in [("sink", self.sink), ("window", self.window)] {
+            if value > MAX_TOKENS {
+                return Err(Error::invalid(
+                    argument,
+                    value,
+                    format!("at most {MAX_TOKENS}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The longest context that is listed whole: `heavy + init_offset + num_queries + 2^bits`,
+    /// or 0 when the rule is switched off.
+    pub fn short_context_limit(&self, pq: &PqConfig, num_queries: usize) -> usize {
+        if self.short_context {
+            self.heavy + pq.init_offset + num_queries + pq.num_centroids()
+        } else {
+            0
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The rayon backend, file by file the twin of the device's kernels: the same shared functions, over
+//! slices instead of threads.
+
+pub mod codebook;
+pub mod codes;
+pub mod index_list;
+pub mod lut;
+pub mod scores;
+pub mod top_k;
+pub mod weights;
+
+pub mod step;
+
+mod stages;
+
+pub use stages::CpuStages;

@@ -1,0 +1,153 @@
+//! Each stage alone, over slices.
+
+use gpu_kernels::step::StepShape;
+use rayon::prelude::*;
+
+use super::codebook::CentroidLanes;
+use super::{codes, index_list, lut, scores, top_k, weights};
+use crate::error::Result;
+use crate::stages::Stages;
+
+/// The CPU backend's stages.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CpuStages;
+
+impl Stages for CpuStages {
+    fn codes(
+        &self,
+        shape: &StepShape,
+        centroids: &[f32],
+        seq_lens: &[u32],
+        new_keys: &[f32],
+        codes: &[u8],
+    ) -> Result<Vec<u8>> {
+        let (m, head_dim) = (shape.num_subvectors as usize, shape.head_dim as usize);
+        let sub_dim = shape.sub_dim() as usize;
+        let groups = seq_lens.len() * shape.num_kv_heads as usize;
+        let group_len = new_keys.len() / groups;
+        let code_stride = shape.code_capacity as usize * m;
+        let mut out = codes.to_vec();
+        for group in 0..groups {
+            let lanes: Vec<_> = (group * m..(group + 1) * m)
+                .map(|i| {
+                    let len = (sub_dim) << shape.bits;
+                    CentroidLanes::new(&centroids[i * len..(i + 1) * len], sub_dim)
+                })
+                .collect();
+            let keys = &new_keys[group * group_len..(group + 1) * group_len];
+            let seq_len = seq_lens[group / shape.num_kv_heads as usize];
+            // As the kernel: keys before init_offset have no codes, none is written past the capacity.
+            let skip =
+                (shape.init_offset.saturating_sub(seq_len) as usize).min(group_len / head_dim);
+            let start = (seq_len.max(shape.init_offset) - shape.init_offset) as usize;
+            let room = (shape.code_capacity as usize).saturating_sub(start);
+            let tokens = (group_len / head_dim - skip).min(room);
+            let out = &mut out[group * code_stride..(group + 1) * code_stride];
+            codes::encode(
+                &lanes,
+                &keys[skip * head_dim..(skip + tokens) * head_dim],
+                head_dim,
+                &mut out[start.min(shape.code_capacity as usize) * m..][..tokens * m],
+            );
+        }
+        Ok(out)
+    }
+
+    fn lut(&self, shape: &StepShape, centroids: &[f32], queries: &[f32]) -> Result<Vec<f32>> {
+        let (head_dim, table_len) = (shape.head_dim as usize, shape.table_len() as usize);
+        let group_len = table_len * shape.sub_dim() as usize;
+        let mut tables = vec![0.0; queries.len() / head_dim * table_len];
+        tables
+            .par_chunks_mut(table_len)
+            .zip(queries.par_chunks(head_dim))
+            .enumerate()
+            .for_each(|(row, (table, query))| {
+                let group = shape.group_of_row(row as u32) as usize;
+                let centroids = &centroids[group * group_len..(group + 1) * group_len];
+                lut::lut(shape, centroids, query, table);
+            });
+        Ok(tables)
+    }
+
+    fn scores(
+        &self,
+        shape: &StepShape,
+        seq_lens: &[u32],
+        tables: &[f32],
+        codes: &[u8],
+    ) -> Result<Vec<f32>> {
+        let capacity = shape.code_capacity as usize;
+        let group_len = capacity * shape.num_subvectors as usize;
+        let mut out = vec![0.0; num_rows(shape, seq_lens) * capacity];
+        if capacity == 0 {
+            return Ok(out);
+        }
+        out.par_chunks_mut(capacity)
+            .zip(tables.par_chunks(shape.table_len() as usize))
+            .enumerate()
+            .for_each(|(row, (out, table))| {
+                let group = shape.group_of_row(row as u32) as usize;
+                let codes = &codes[group * group_len..(group + 1) * group_len];
+                scores::scores(shape, seq_len_of(shape, seq_lens, row), table, codes, out);
+            });
+        Ok(out)
+    }
+
+    fn top_k(&self, shape: &StepShape, seq_lens: &[u32], scores: &[f32]) -> Result<Vec<i32>> {
+        let (capacity, heavy) = (shape.code_capacity as usize, shape.heavy as usize);
+        let mut out = vec![-1; num_rows(shape, seq_lens) * heavy];
+        if heavy == 0 {
+            return Ok(out);
+        }
+        out.par_chunks_mut(heavy)
+            .enumerate()
+            .for_each(|(row, out)| {
+                let scores = &scores[row * capacity..(row + 1) * capacity];
+                let seq_len = seq_len_of(shape, seq_lens, row);
+                top_k::top_k(shape, seq_len, scores, &mut vec![0; capacity], out);
+            });
+        Ok(out)
+    }
+
+    fn index_list(
+        &self,
+        shape: &StepShape,
+        seq_lens: &[u32],
+        heavy_positions: &[i32],
+    ) -> Result<(Vec<i32>, Vec<i32>)> {
+        let (heavy, stride) = (shape.heavy as usize, shape.list_stride as usize);
+        let rows = num_rows(shape, seq_lens);
+        let mut positions = vec![0; rows * stride];
+        let lengths = positions
+            .chunks_mut(stride)
+            .enumerate()
+            .map(|(row, positions)| {
+                let heavy_positions = &heavy_positions[row * heavy..(row + 1) * heavy];
+                let seq_len = seq_len_of(shape, seq_lens, row);
+                index_list::index_list(shape, seq_len, heavy_positions, positions)
+            })
+            .collect();
+        Ok((positions, lengths))
+    }
+
+    fn weights(&self, shape: &StepShape, positions: &[i32], lengths: &[i32]) -> Result<Vec<f32>> {
+        let (stride, list_stride) = (shape.weights_stride as usize, shape.list_stride as usize);
+        let mut out = vec![0.0; lengths.len() * stride];
+        if stride == 0 {
+            return Ok(out);
+        }
+        for (row, out) in out.chunks_mut(stride).enumerate() {
+            let list = &positions[row * list_stride..][..lengths[row] as usize];
+            weights::weights(list, out);
+        }
+        Ok(out)
+    }
+}
+
+fn num_rows(shape: &StepShape, seq_lens: &[u32]) -> usize {
+    seq_lens.len() * shape.rows_per_batch() as usize
+}
+
+fn seq_len_of(shape: &StepShape, seq_lens: &[u32], row: usize) -> u32 {
+    seq_lens[shape.batch_of_row(row as u32) as usize]
+}

@@ -1,0 +1,11 @@
+//! Dense weights: 1.0 at every listed position, 0.0 at the others.
+
+use gpu_kernels::weights::LISTED;
+
+/// Writes `weights` `[weights_stride]` from a list without its padding.
+pub(crate) fn weights(list: &[i32], weights: &mut [f32]) {
+    weights.fill(0.0);
+    for &position in list {
+        weights[position as usize] = LISTED;
+    }
+}

@@ -1,0 +1,281 @@
+//! Each stage's launches: the grid that covers the shape, whatever the lengths on the device are.
+
+use cust::stream::Stream;
+use gpu_kernels::codes::{Advance, Codes};
+use gpu_kernels::collectives::SUM_WORDS;
+use gpu_kernels::index_list::IndexList;
+use gpu_kernels::lut::Lut;
+use gpu_kernels::scores::{self, Scores};
+use gpu_kernels::step::StepShape;
+use gpu_kernels::top_k::{self, TopKCount, TopKDigit, TopKGather, TopKHistogram};
+use gpu_kernels::weights::{self, Weights};
+
+use super::buffer::Buffer;
+use super::device::Device;
+use super::launch::{Grid, MAX_GRID_Y, launch};
+use crate::error::Result;
+use crate::selection::Selection;
+
+/// Threads of every kernel's block.
+const THREADS: usize = 256;
+
+/// What the encoding of new keys reads and writes.
+pub(super) struct CodesBuffers<'a> {
+    pub(super) centroids: &'a Buffer<f32>,
+    pub(super) half_norms: &'a Buffer<f32>,
+    pub(super) new_keys: &'a Buffer<f32>,
+    pub(super) seq_lens: &'a Buffer<u32>,
+    pub(super) codes: &'a Buffer<u8>,
+}
+
+/// What top-k works in, and its result.
+#[derive(Debug)]
+pub(super) struct TopKBuffers {
+    histograms: Buffer<u32>,
+    cuts: Buffer<u32>,
+    counts: Buffer<u32>,
+    pub(super) heavy_positions: Buffer<i32>,
+}
+
+impl TopKBuffers {
+    pub(super) fn new(shape: &StepShape, rows: usize) -> Result<Self> {
+        let blocks = blocks(shape.code_capacity, top_k::KEYS_PER_BLOCK);
+        Ok(TopKBuffers {
+            histograms: Buffer::new(rows * top_k::NUM_BINS as usize)?,
+            cuts: Buffer::new(rows * top_k::CUT_WORDS as usize)?,
+            counts: Buffer::new(rows * blocks)?,
+            heavy_positions: Buffer::new(rows * shape.heavy as usize)?,
+        })
+    }
+}
+
+/// A step's result on the device.
+#[derive(Debug)]
+pub(super) struct ListBuffers {
+    pub(super) positions: Buffer<i32>,
+    pub(super) lengths: Buffer<i32>,
+    pub(super) weights: Buffer<f32>,
+}
+
+impl ListBuffers {
+    pub(super) fn new(shape: &StepShape, rows: usize) -> Result<Self> {
+        Ok(ListBuffers {
+            positions: Buffer::new(rows * shape.list_stride as usize)?,
+            lengths: Buffer::new(rows)?,
+            weights: Buffer::new(rows * shape.weights_stride as usize)?,
+        })
+    }
+
+    /// Enqueues the copies to the host; the caller synchronises, whatever comes back.
+    pub(super) fn read(&self, selection: &mut Selection, stream: &Stream) -> Result<()> {
+        // SAFETY: the caller synchronises before it lets go of the selection.
+        unsafe {
+            self.positions.read(&mut selection.positions, stream)?;
+            self.lengths.read(&mut selection.lengths, stream)?;
+            self.weights.read(&mut selection.weights, stream)
+        }
+    }
+}
+
+/// Enqueues stages of one shape on one stream. Each method returns how many operations it enqueued.
+///
+/// They share one safety contract: the buffers have the lengths that the kernels' documentation
+/// gives for `shape` and `batch`, hold what earlier stages write, and live until the stream is done.
+#[derive(Clone, Copy)]
+pub(super) struct Enqueuer<'a> {
+    pub(super) device: &'a Device,
+    pub(super) stream: &'a Stream,
+    pub(super) shape: &'a StepShape,
+    pub(super) batch: usize,
+}
+
+#[allow(clippy::missing_safety_doc)] // the one contract above
+impl Enqueuer<'_> {
+    pub(super) unsafe fn codes(
+        &self,
+        buffers: &CodesBuffers<'_>,
+        first_token: usize,
+        new_tokens: usize,
+    ) -> Result<usize> {
+        let warps_per_block = THREADS / 32;
+        let tasks = new_tokens * self.shape.num_subvectors as usize;
+        let grid = Grid(
+            self.batch * self.shape.num_kv_heads as usize,
+            tasks.div_ceil(warps_per_block).min(MAX_GRID_Y),
+        );
+        let args = Codes {
+            centroids: buffers.centroids.input(),
+            half_norms: buffers.half_norms.input(),
+            new_keys: buffers.new_keys.input(),
+            seq_lens: buffers.seq_lens.input(),
+            codes: buffers.codes.output(),
+            first_token: first_token as u32,
+            new_tokens: new_tokens as u32,
+            shape: *self.shape,
+        };
+        // SAFETY: the caller's, see the type.
+        unsafe { launch(self.device, self.stream, grid, 0, &args)? };
+        Ok(1)
+    }
+
+    pub(super) unsafe fn advance(
+        &self,
+        seq_lens: &Buffer<u32>,
+        new_tokens: usize,
+    ) -> Result<usize> {
+        let args = Advance {
+            seq_lens: seq_lens.output(),
+            new_tokens: new_tokens as u32,
+            batch: self.batch as u32,
+        };
+        let grid = Grid(self.batch.div_ceil(THREADS), 1);
+        // SAFETY: the caller's, see the type.
+        unsafe { launch(self.device, self.stream, grid, 0, &args)? };
+        Ok(1)
+    }
+
+    pub(super) unsafe fn lut(
+        &self,
+        centroids: &Buffer<f32>,
+        queries: &Buffer<f32>,
+        tables: &Buffer<f32>,
+    ) -> Result<usize> {
+        let args = Lut {
+            centroids: centroids.input(),
+            queries: queries.input(),
+            tables: tables.output(),
+            shape: *self.shape,
+        };
+        let grid = self.rows_by(self.shape.table_len(), THREADS as u32);
+        // SAFETY: the caller's, see the type.
+        unsafe { launch(self.device, self.stream, grid, 0, &args)? };
+        Ok(1)
+    }
+
+    pub(super) unsafe fn scores(
+        &self,
+        tables: &Buffer<f32>,
+        codes: &Buffer<u8>,
+        seq_lens: &Buffer<u32>,
+        scores: &Buffer<f32>,
+    ) -> Result<usize> {
+        let args = Scores {
+            tables: tables.input(),
+            codes: codes.input(),
+            seq_lens: seq_lens.input(),
+            scores: scores.output(),
+            shape: *self.shape,
+        };
+        let grid = self.rows_by(self.shape.code_capacity, scores::KEYS_PER_BLOCK);
+        let table = self.shape.table_len();
+        // SAFETY: the caller's, see the type.
+        unsafe { launch(self.device, self.stream, grid, table, &args)? };
+        Ok(1)
+    }
+
+    pub(super) unsafe fn top_k(
+        &self,
+        scores: &Buffer<f32>,
+        seq_lens: &Buffer<u32>,
+        buffers: &TopKBuffers,
+    ) -> Result<usize> {
+        let shape = *self.shape;
+        let (scores, seq_lens) = (scores.input(), seq_lens.input());
+        let cuts = buffers.cuts.input();
+        let by_block = self.rows_by(shape.code_capacity, top_k::KEYS_PER_BLOCK);
+        let (device, stream) = (self.device, self.stream);
+        if shape.heavy == 0 || shape.code_capacity == 0 {
+            return Ok(0);
+        }
+        // Every digit leaves the histograms clear; but a step that failed half-way may not have.
+        buffers.histograms.clear(stream)?;
+        for digit in 0..top_k::NUM_DIGITS {
+            let args = TopKHistogram {
+                scores,
+                seq_lens,
+                cuts,
+                histograms: buffers.histograms.output(),
+                digit,
+                shape,
+            };
+            // SAFETY: the caller's, see the type.
+            unsafe { launch(device, stream, by_block, top_k::NUM_BINS, &args)? };
+            let args = TopKDigit {
+                seq_lens,
+                histograms: buffers.histograms.output(),
+                cuts: buffers.cuts.output(),
+                digit,
+                shape,
+            };
+            let words = SUM_WORDS + top_k::CUT_WORDS;
+            // SAFETY: as above.
+            unsafe { launch(device, stream, Grid(self.rows(), 1), words, &args)? };
+        }
+        let args = TopKCount {
+            scores,
+            seq_lens,
+            cuts,
+            counts: buffers.counts.output(),
+            shape,
+        };
+        // SAFETY: as above.
+        unsafe { launch(device, stream, by_block, SUM_WORDS, &args)? };
+        let args = TopKGather {
+            scores,
+            seq_lens,
+            cuts,
+            counts: buffers.counts.input(),
+            heavy_positions: buffers.heavy_positions.output(),
+            shape,
+        };
+        // SAFETY: as above.
+        unsafe { launch(device, stream, by_block, SUM_WORDS, &args)? };
+        Ok(3 + 2 * top_k::NUM_DIGITS as usize)
+    }
+
+    pub(super) unsafe fn index_list(
+        &self,
+        top_k: &TopKBuffers,
+        seq_lens: &Buffer<u32>,
+        list: &ListBuffers,
+    ) -> Result<usize> {
+        let args = IndexList {
+            heavy_positions: top_k.heavy_positions.input(),
+            seq_lens: seq_lens.input(),
+            positions: list.positions.output(),
+            lengths: list.lengths.output(),
+            shape: *self.shape,
+        };
+        // SAFETY: the caller's, see the type.
+        unsafe { launch(self.device, self.stream, Grid(self.rows(), 1), 0, &args)? };
+        Ok(1)
+    }
+
+    pub(super) unsafe fn weights(&self, list: &ListBuffers) -> Result<usize> {
+        if self.shape.weights_stride == 0 {
+            return Ok(0);
+        }
+        let args = Weights {
+            positions: list.positions.input(),
+            lengths: list.lengths.input(),
+            weights: list.weights.output(),
+            shape: *self.shape,
+        };
+        let grid = self.rows_by(self.shape.weights_stride, weights::POSITIONS_PER_BLOCK);
+        // SAFETY: the caller's, see the type.
+        unsafe { launch(self.device, self.stream, grid, 0, &args)? };
+        Ok(1)
+    }
+
+    fn rows(&self) -> usize {
+        self.batch * self.shape.rows_per_batch() as usize
+    }
+
+    fn rows_by(&self, len: u32, len_per_block: u32) -> Grid {
+        Grid(self.rows(), blocks(len, len_per_block))
+    }
+}
+
+fn blocks(len: u32, len_per_block: u32) -> usize {
+    len.div_ceil(len_per_block) as usize
+}

@@ -1,0 +1,103 @@
+//! A step captured once and replayed for every token.
+
+use std::ptr;
+
+use cust::stream::Stream;
+use cust::sys;
+
+use super::device::Device;
+use super::error::OrDriverError;
+use crate::error::Result;
+
+/// The launches of one step as a CUDA graph. Made by `Step::capture`, replayed by `Step::replay`.
+#[derive(Debug)]
+pub struct StepGraph {
+    step_id: u64,
+    executable: sys::CUgraphExec,
+    num_nodes: usize,
+    // Last: the graph goes before its context.
+    device: Device,
+}
+
+// SAFETY: a handle that the driver lets any thread use; replays need `&mut Step`, so two threads never
+// launch it at once.
+unsafe impl Send for StepGraph {}
+
+impl StepGraph {
+    /// Captures what `enqueue` launches on `stream`.
+    pub(super) fn capture(
+        step_id: u64,
+        device: Device,
+        stream: &sys::CUstream,
+        enqueue: impl FnOnce() -> Result<()>,
+    ) -> Result<Self> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is alive.
+        unsafe { sys::cuStreamBeginCapture_v2(*stream, mode) }.or_driver_error()?;
+        let enqueued = enqueue();
+        let mut graph = Graph(ptr::null_mut());
+        // The capture is ended also when a launch failed: the stream must be usable again.
+        // SAFETY: the stream is alive and capturing, the out-pointer is valid.
+        let ended = unsafe { sys::cuStreamEndCapture(*stream, &raw mut graph.0) };
+        enqueued?;
+        ended.or_driver_error()?;
+
+        let mut num_nodes = 0;
+        // SAFETY: the graph is alive; a null array asks for the number alone.
+        unsafe { sys::cuGraphGetNodes(graph.0, ptr::null_mut(), &raw mut num_nodes) }
+            .or_driver_error()?;
+        let mut executable = ptr::null_mut();
+        // SAFETY: the graph is alive and the out-pointer valid; no log is asked for.
+        unsafe {
+            sys::cuGraphInstantiate_v2(
+                &raw mut executable,
+                graph.0,
+                ptr::null_mut(),
+                ptr::null_mut(),
+                0,
+            )
+        }
+        .or_driver_error()?;
+        Ok(StepGraph {
+            step_id,
+            executable,
+            num_nodes,
+            device,
+        })
+    }
+
+    pub(super) fn launch(&self, stream: &Stream) -> Result<()> {
+        // SAFETY: graph and stream are alive, and the step checked that the buffers are its own.
+        unsafe { sys::cuGraphLaunch(self.executable, stream.as_inner()) }.or_driver_error()
+    }
+
+    /// Kernel launches and memory operations of one replay.
+    pub fn num_nodes(&self) -> usize {
+        self.num_nodes
+    }
+
+    pub(super) fn step_id(&self) -> u64 {
+        self.step_id
+    }
+}
+
+impl Drop for StepGraph {
+    fn drop(&mut self) {
+        if self.device.enter().is_ok() {
+            // SAFETY: the handle is this value's own. A failure here has nobody to report to.
+            let _ = unsafe { sys::cuGraphExecDestroy(self.executable) };
+        }
+    }
+}
+
+/// A captured graph, until it is instantiated.
+struct Graph(sys::CUgraph);
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        if !self.0.is_null() {
+            // SAFETY: the handle is this value's own. A failure here has nobody to report to.
+            let _ = unsafe { sys::cuGraphDestroy(self.0) };
+        }
+    }
+}

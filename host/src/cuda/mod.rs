@@ -1,0 +1,26 @@
+//! The CUDA backend: all calls of the driver are here.
+//!
+//! ```text
+//! device    the context and the loaded kernels, opened once
+//! buffer    arrays in device memory
+//! launch    one kernel's argument list, grid and shared memory -> the driver
+//! enqueue   each stage: its buffers, its grids, its kernels in order
+//! step      a whole step on buffers made once: which kernels, in which order
+//! graph     a step captured once and replayed for every token
+//! stages    one stage at a time, for tests
+//! doctor    what is there and what is missing
+//! ```
+
+mod buffer;
+pub mod device;
+pub mod doctor;
+mod enqueue;
+mod error;
+pub mod graph;
+mod launch;
+mod stages;
+pub mod step;
+
+pub use device::Device;
+pub use graph::StepGraph;
+pub use stages::CudaStages;

@@ -1,0 +1,370 @@
+//! A whole step on the GPU: the stages' kernels, launched one after the other on one stream.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cust::stream::{Stream, StreamFlags};
+use gpu_kernels::step::StepShape;
+
+use super::buffer::Buffer;
+use super::device::Device;
+use super::enqueue::{CodesBuffers, Enqueuer, ListBuffers, TopKBuffers};
+use super::error::OrDriverError;
+use super::graph::StepGraph;
+use crate::error::{Error, Result};
+use crate::index::{IndexParts, KeyIndex};
+use crate::selection::Selection;
+use crate::tensor::{Keys, Queries};
+
+/// Keys that are encoded by one launch.
+const TOKENS_PER_LAUNCH: usize = 1024;
+
+/// An index on the GPU with every buffer of its steps. Nothing is allocated after it is made.
+///
+/// [`Step::enqueue`] alone neither copies to the host nor waits: the sequence lengths live on the
+/// device.
+#[derive(Debug)]
+pub struct Step {
+    id: u64,
+    shape: StepShape,
+    batch: usize,
+    /// The index as it came; its codes are stale, everything else holds.
+    origin: KeyIndex,
+    seq_len: usize,
+    new_keys_room: usize,
+    launches: usize,
+
+    centroids: Buffer<f32>,
+    half_norms: Buffer<f32>,
+    codes: Buffer<u8>,
+    seq_lens: Buffer<u32>,
+    new_keys: Buffer<f32>,
+    queries: Buffer<f32>,
+    tables: Buffer<f32>,
+    scores: Buffer<f32>,
+    top_k: TopKBuffers,
+    list: ListBuffers,
+
+    // Last: buffers and stream go before the context they live in.
+    stream: Stream,
+    device: Device,
+}
+
+impl Step {
+    pub(crate) fn new(device: &Device, index: KeyIndex, shape: StepShape) -> Result<Self> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+        device.enter()?;
+        let stream = Stream::new(StreamFlags::DEFAULT, None).or_driver_error()?;
+        let batch = index.batch();
+        let rows = batch * shape.rows_per_batch() as usize;
+        let new_keys_room = TOKENS_PER_LAUNCH.min(index.capacity());
+        let head_dim = index.head_dim();
+        let step = Step {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            shape,
+            batch,
+            seq_len: index.seq_len(),
+            new_keys_room,
+            launches: 0,
+            centroids: Buffer::from_slice(index.centroids(), &stream)?,
+            half_norms: Buffer::from_slice(&index.half_norms(), &stream)?,
+            codes: Buffer::from_slice(index.padded_codes(), &stream)?,
+            seq_lens: Buffer::from_slice(&vec![index.seq_len() as u32; batch], &stream)?,
+            new_keys: Buffer::new(index.groups() * new_keys_room * head_dim)?,
+            queries: Buffer::new(rows * head_dim)?,
+            tables: Buffer::new(rows * shape.table_len() as usize)?,
+            scores: Buffer::new(rows * shape.code_capacity as usize)?,
+            top_k: TopKBuffers::new(&shape, rows)?,
+            list: ListBuffers::new(&shape, rows)?,
+            origin: index,
+            stream,
+            device: device.clone(),
+        };
+        step.synchronize()?;
+        Ok(step)
+    }
+
+    /// Tokens of the context, with all that was enqueued.
+    pub fn seq_len(&self) -> usize {
+        self.seq_len
+    }
+
+    pub(crate) fn batch(&self) -> usize {
+        self.batch
+    }
+
+    pub(crate) fn head_dim(&self) -> usize {
+        self.shape.head_dim as usize
+    }
+
+    /// The device it runs on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The stream it runs on.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// Kernel launches and memory operations enqueued so far.
+    pub fn launches(&self) -> usize {
+        self.launches
+    }
+
+    /// Waits for everything that was enqueued.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] and [`Error::Driver`].
+    pub fn synchronize(&self) -> Result<()> {
+        self.device.enter()?;
+        self.stream.synchronize().or_driver_error()
+    }
+
+    pub(crate) fn append(&mut self, keys: Keys<'_>) -> Result<()> {
+        self.check_append(&keys)?;
+        self.device.enter()?;
+        // The lengths advance once, behind the last launch: a failure before it leaves them alone.
+        let mut done = 0;
+        while done < keys.tokens {
+            let tokens = self.new_keys_room.min(keys.tokens - done);
+            self.upload_keys(&keys, done..done + tokens)?;
+            self.enqueue_codes(done, tokens)?;
+            done += tokens;
+        }
+        if keys.tokens > 0 {
+            self.enqueue_advance(keys.tokens)?;
+            self.synchronize()?;
+            self.seq_len += keys.tokens;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn select(&mut self, queries: Queries<'_>, selection: &mut Selection) -> Result<()> {
+        self.device.enter()?;
+        self.queries.write(0, queries.data, &self.stream)?;
+        self.enqueue_select(&mut |_| Ok(()))?;
+        self.read(selection)
+    }
+
+    /// Copies one new key for each (batch, head), `[batch, num_kv_heads, 1, head_dim]`, and the
+    /// step's queries to the device, for [`Step::enqueue`] or [`Step::replay`].
+    ///
+    /// # Errors
+    /// As `KeyIndex::append` for the key; [`Error::Invalid`] for queries of another length.
+    pub fn upload(&mut self, new_keys: Keys<'_>, queries: Queries<'_>) -> Result<()> {
+        if new_keys.tokens != 1 {
+            return Err(Error::invalid("keys: tokens", new_keys.tokens, 1));
+        }
+        self.check_append(&new_keys)?;
+        let expected = self.batch * self.shape.rows_per_batch() as usize * self.head_dim();
+        if queries.data.len() != expected {
+            return Err(Error::invalid(
+                "queries",
+                format!("{} elements", queries.data.len()),
+                expected,
+            ));
+        }
+        self.device.enter()?;
+        self.upload_keys(&new_keys, 0..1)?;
+        self.queries.write(0, queries.data, &self.stream)
+    }
+
+    /// Enqueues one decode step on what was uploaded: encodes the new keys, advances the lengths,
+    /// selects. `before` is called with each stage's name as its launches begin.
+    ///
+    /// # Errors
+    /// [`Error::Capacity`] when there is no room for another token; what the driver answers.
+    pub fn enqueue(&mut self, before: &mut dyn FnMut(&'static str) -> Result<()>) -> Result<()> {
+        self.check_room()?;
+        self.device.enter()?;
+        self.enqueue_step(before)?;
+        self.seq_len += 1;
+        Ok(())
+    }
+
+    /// Captures the launches of [`Step::enqueue`] into a graph. It stays valid while the context grows,
+    /// up to the index's capacity.
+    ///
+    /// # Errors
+    /// What the driver answers.
+    pub fn capture(&mut self) -> Result<StepGraph> {
+        self.device.enter()?;
+        let (id, device) = (self.id, self.device.clone());
+        let launches = self.launches;
+        let graph = StepGraph::capture(id, device, &self.stream.as_inner(), || {
+            self.enqueue_step(&mut |_| Ok(()))
+        });
+        self.launches = launches;
+        graph
+    }
+
+    /// Enqueues a captured step on what was uploaded; nothing is allocated, copied or waited for.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the graph was captured from another step, [`Error::Capacity`] when
+    /// there is no room for another token; what the driver answers.
+    pub fn replay(&mut self, graph: &StepGraph) -> Result<()> {
+        if graph.step_id() != self.id {
+            return Err(Error::invalid(
+                "graph",
+                "one captured from another step",
+                "one captured from this step",
+            ));
+        }
+        self.check_room()?;
+        self.device.enter()?;
+        graph.launch(&self.stream)?;
+        self.seq_len += 1;
+        Ok(())
+    }
+
+    /// Waits, and copies the lists to the host.
+    ///
+    /// # Errors
+    /// What the driver answers.
+    pub(crate) fn read(&self, selection: &mut Selection) -> Result<()> {
+        self.device.enter()?;
+        let copied = self.list.read(selection, &self.stream);
+        // Wait even if a copy could not be enqueued: those before it write to `selection`.
+        self.synchronize()?;
+        copied?;
+        selection.seq_len = self.seq_len;
+        Ok(())
+    }
+
+    /// Forgets the last `tokens` appended tokens: for measurements that repeat one step.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for more tokens than have codes; what the driver answers.
+    pub fn rewind(&mut self, tokens: usize) -> Result<()> {
+        let num_codes = self.seq_len - self.origin.config().init_offset;
+        if tokens > num_codes {
+            return Err(Error::invalid(
+                "tokens",
+                tokens,
+                format!("at most {num_codes}"),
+            ));
+        }
+        self.device.enter()?;
+        let seq_len = self.seq_len - tokens;
+        let seq_lens = vec![seq_len as u32; self.batch];
+        self.seq_lens.write(0, &seq_lens, &self.stream)?;
+        self.synchronize()?;
+        self.seq_len = seq_len;
+        Ok(())
+    }
+
+    pub(crate) fn to_index(&self) -> Result<KeyIndex> {
+        self.device.enter()?;
+        let codes = self.codes.to_vec(&self.stream)?;
+        let m = self.shape.num_subvectors as usize;
+        let num_codes = self.seq_len - self.origin.config().init_offset;
+        let code_stride = self.origin.code_capacity() * m;
+        KeyIndex::from_parts(
+            IndexParts {
+                config: *self.origin.config(),
+                batch: self.batch,
+                num_kv_heads: self.origin.num_kv_heads(),
+                head_dim: self.origin.head_dim(),
+                num_codes,
+                centroids: self.origin.centroids().to_vec(),
+                codes: (0..self.origin.groups())
+                    .flat_map(|group| &codes[group * code_stride..][..num_codes * m])
+                    .copied()
+                    .collect(),
+            },
+            self.origin.capacity(),
+        )
+    }
+
+    fn check_append(&self, keys: &Keys<'_>) -> Result<()> {
+        self.origin.check_append_at(keys, self.seq_len)
+    }
+
+    fn check_room(&self) -> Result<()> {
+        if self.seq_len < self.origin.capacity() {
+            return Ok(());
+        }
+        Err(Error::Capacity {
+            seq_len: self.seq_len,
+            additional: 1,
+            capacity: self.origin.capacity(),
+        })
+    }
+
+    /// Copies tokens `range` of `keys` to the front of `new_keys`, `[groups, range.len(), head_dim]`.
+    fn upload_keys(&mut self, keys: &Keys<'_>, range: std::ops::Range<usize>) -> Result<()> {
+        let len = range.len() * keys.head_dim;
+        if range.len() == keys.tokens {
+            return self.new_keys.write(0, keys.data, &self.stream);
+        }
+        for group in 0..self.origin.groups() {
+            let key_data = &keys.group(group)[range.start * keys.head_dim..][..len];
+            self.new_keys.write(group * len, key_data, &self.stream)?;
+        }
+        Ok(())
+    }
+
+    fn enqueue_step(&mut self, before: &mut dyn FnMut(&'static str) -> Result<()>) -> Result<()> {
+        before("codes")?;
+        self.enqueue_codes(0, 1)?;
+        self.enqueue_advance(1)?;
+        self.enqueue_select(before)
+    }
+
+    fn enqueue_codes(&mut self, first_token: usize, new_tokens: usize) -> Result<()> {
+        // SAFETY: the buffers were made for this shape and live as long as the stream; the keys are
+        // uploaded.
+        self.launches += unsafe {
+            self.enqueuer().codes(
+                &CodesBuffers {
+                    centroids: &self.centroids,
+                    half_norms: &self.half_norms,
+                    new_keys: &self.new_keys,
+                    seq_lens: &self.seq_lens,
+                    codes: &self.codes,
+                },
+                first_token,
+                new_tokens,
+            )?
+        };
+        Ok(())
+    }
+
+    fn enqueue_advance(&mut self, new_tokens: usize) -> Result<()> {
+        // SAFETY: there is one length for each sequence.
+        self.launches += unsafe { self.enqueuer().advance(&self.seq_lens, new_tokens)? };
+        Ok(())
+    }
+
+    fn enqueue_select(&mut self, before: &mut dyn FnMut(&'static str) -> Result<()>) -> Result<()> {
+        let enqueuer = self.enqueuer();
+        let mut launches = 0;
+        // SAFETY: all buffers were made for this shape and this batch, and live as long as the
+        // stream; each stage's inputs are written by those before it.
+        unsafe {
+            before("lut")?;
+            launches += enqueuer.lut(&self.centroids, &self.queries, &self.tables)?;
+            before("scores")?;
+            launches += enqueuer.scores(&self.tables, &self.codes, &self.seq_lens, &self.scores)?;
+            before("top_k")?;
+            launches += enqueuer.top_k(&self.scores, &self.seq_lens, &self.top_k)?;
+            before("index_list")?;
+            launches += enqueuer.index_list(&self.top_k, &self.seq_lens, &self.list)?;
+            before("weights")?;
+            launches += enqueuer.weights(&self.list)?;
+        }
+        self.launches += launches;
+        Ok(())
+    }
+
+    fn enqueuer(&self) -> Enqueuer<'_> {
+        Enqueuer {
+            device: &self.device,
+            stream: &self.stream,
+            shape: &self.shape,
+            batch: self.batch,
+        }
+    }
+}

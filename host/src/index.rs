@@ -1,0 +1,377 @@
+//! [`KeyIndex`]: the centroids and codes of one layer's keys.
+
+use crate::config::{MAX_TOKENS, PqConfig, TrainConfig};
+use crate::cpu::{self, codebook::CentroidLanes};
+use crate::error::{Error, Result};
+use crate::tensor::Keys;
+
+/// Centroids and codes of one layer: for every (batch, key-value head) a codebook trained on its own
+/// keys, and the codes of all its keys from position `init_offset` on.
+///
+/// It lives in host memory; a [`Selector`](crate::Selector) takes it to its backend.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeyIndex {
+    config: PqConfig,
+    batch: usize,
+    num_kv_heads: usize,
+    head_dim: usize,
+    capacity: usize,
+    seq_len: usize,
+    centroids: Vec<f32>,
+    lanes: Vec<CentroidLanes>,
+    codes: Vec<u8>,
+}
+
+/// What a [`KeyIndex`] is made of, as an index file stores it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IndexParts {
+    /// The format of codebook and codes.
+    pub config: PqConfig,
+    /// Sequences.
+    pub batch: usize,
+    /// Key-value heads.
+    pub num_kv_heads: usize,
+    /// Components of a key.
+    pub head_dim: usize,
+    /// Quantised keys of each head; the context has `init_offset` more tokens.
+    pub num_codes: usize,
+    /// `[batch, num_kv_heads, m, 2^bits, sub_dim]`.
+    pub centroids: Vec<f32>,
+    /// `[batch, num_kv_heads, num_codes, m]`.
+    pub codes: Vec<u8>,
+}
+
+impl KeyIndex {
+    /// Trains a codebook for every (batch, head, sub-vector) on the keys from `init_offset` on and
+    /// encodes them; room is made for `capacity` tokens in all.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a configuration or shape that cannot be, for no key behind
+    /// `init_offset`, or for more tokens than `capacity`; [`Error::NotFinite`] for NaN or infinities.
+    pub fn train(
+        config: &PqConfig,
+        training: &TrainConfig,
+        keys: Keys<'_>,
+        capacity: usize,
+    ) -> Result<Self> {
+        Self::train_with_progress(config, training, keys, capacity, &|_, _| ())
+    }
+
+    /// [`KeyIndex::train`] that calls `progress(done, all)` as the sub-vectors' codebooks get done,
+    /// from whichever thread did them.
+    ///
+    /// # Errors
+    /// As [`KeyIndex::train`].
+    pub fn train_with_progress(
+        config: &PqConfig,
+        training: &TrainConfig,
+        keys: Keys<'_>,
+        capacity: usize,
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<Self> {
+        config.validate(keys.head_dim)?;
+        check_not_empty(&keys)?;
+        if keys.tokens <= config.init_offset {
+            return Err(Error::invalid(
+                "keys",
+                format!("{} tokens", keys.tokens),
+                format!("more than init_offset {}", config.init_offset),
+            ));
+        }
+        check_capacity(keys.tokens, capacity)?;
+        keys.check_finite()?;
+
+        let centroids = cpu::codebook::train(config, training, keys, progress);
+        let mut index = Self::from_parts(
+            IndexParts {
+                config: *config,
+                batch: keys.batch,
+                num_kv_heads: keys.num_kv_heads,
+                head_dim: keys.head_dim,
+                num_codes: 0,
+                centroids,
+                codes: Vec::new(),
+            },
+            capacity,
+        )?;
+        let quantised = keys.copy_tokens(config.init_offset..keys.tokens);
+        index.append(Keys {
+            data: &quantised,
+            tokens: keys.tokens - config.init_offset,
+            ..keys
+        })?;
+        Ok(index)
+    }
+
+    /// An index of the given parts with room for `capacity` tokens.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the configuration cannot be, a tensor has the wrong length, a code is
+    /// no centroid's, or the tokens exceed `capacity`.
+    pub fn from_parts(parts: IndexParts, capacity: usize) -> Result<Self> {
+        let IndexParts {
+            config,
+            batch,
+            num_kv_heads,
+            head_dim,
+            num_codes,
+            centroids,
+            codes,
+        } = parts;
+        config.validate(head_dim)?;
+        let seq_len = config.init_offset + num_codes;
+        check_capacity(seq_len, capacity)?;
+        let groups = batch * num_kv_heads;
+        if groups == 0 {
+            return Err(Error::invalid(
+                "index",
+                format!("batch {batch}, num_kv_heads {num_kv_heads}"),
+                "at least one of each",
+            ));
+        }
+        let m = config.num_subvectors;
+        let expected = groups * config.table_len() * config.sub_dim(head_dim);
+        if centroids.len() != expected {
+            return Err(Error::invalid(
+                "centroids",
+                format!("{} elements", centroids.len()),
+                format!("{expected}"),
+            ));
+        }
+        let expected = groups * num_codes * m;
+        if codes.len() != expected {
+            return Err(Error::invalid(
+                "codes",
+                format!("{} elements", codes.len()),
+                format!("{expected}"),
+            ));
+        }
+        if let Some(at) = codes
+            .iter()
+            .position(|&code| usize::from(code) >= config.num_centroids())
+        {
+            let (group, token) = (at / (num_codes * m), at / m % num_codes);
+            return Err(Error::invalid(
+                "codes",
+                format!(
+                    "{} at [batch {}, head {}, token {token}, sub-vector {}]",
+                    codes[at],
+                    group / num_kv_heads,
+                    group % num_kv_heads,
+                    at % m
+                ),
+                format!("below 2^bits = {}", config.num_centroids()),
+            ));
+        }
+
+        let sub_dim = config.sub_dim(head_dim);
+        let lanes = centroids
+            .chunks_exact(config.num_centroids() * sub_dim)
+            .map(|centroids| CentroidLanes::new(centroids, sub_dim))
+            .collect();
+        let mut index = KeyIndex {
+            config,
+            batch,
+            num_kv_heads,
+            head_dim,
+            capacity: seq_len,
+            seq_len,
+            centroids,
+            lanes,
+            codes,
+        };
+        index.grow(capacity);
+        Ok(index)
+    }
+
+    /// Encodes `keys` and adds them behind those held.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another batch, head count or `head_dim` than the index has,
+    /// [`Error::NotFinite`] for NaN or infinities, [`Error::Capacity`] when they do not fit.
+    pub fn append(&mut self, keys: Keys<'_>) -> Result<()> {
+        self.check_append(&keys)?;
+        cpu::codes::append(self, keys);
+        self.seq_len += keys.tokens;
+        Ok(())
+    }
+
+    fn check_append(&self, keys: &Keys<'_>) -> Result<()> {
+        self.check_append_at(keys, self.seq_len)
+    }
+
+    /// Whether `keys` could be appended to an index like this one that holds `seq_len` tokens.
+    pub(crate) fn check_append_at(&self, keys: &Keys<'_>, seq_len: usize) -> Result<()> {
+        check_same("batch", keys.batch, self.batch)?;
+        check_same("num_kv_heads", keys.num_kv_heads, self.num_kv_heads)?;
+        check_same("head_dim", keys.head_dim, self.head_dim)?;
+        if keys.tokens > self.capacity - seq_len {
+            return Err(Error::Capacity {
+                seq_len,
+                additional: keys.tokens,
+                capacity: self.capacity,
+            });
+        }
+        keys.check_finite()
+    }
+
+    /// Makes room for `capacity` tokens in all; less than there is changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] beyond 2^24 tokens.
+    pub fn reserve(&mut self, capacity: usize) -> Result<()> {
+        check_capacity(self.seq_len, capacity.max(self.seq_len))?;
+        self.grow(capacity);
+        Ok(())
+    }
+
+    fn grow(&mut self, capacity: usize) {
+        if capacity <= self.capacity {
+            return;
+        }
+        let m = self.config.num_subvectors;
+        let old_len = self.code_capacity() * m;
+        self.capacity = capacity;
+        let new_len = self.code_capacity() * m;
+        let mut codes = vec![0; self.groups() * new_len];
+        if old_len > 0 {
+            for (new, old) in codes.chunks_mut(new_len).zip(self.codes.chunks(old_len)) {
+                new[..old_len].copy_from_slice(old);
+            }
+        }
+        self.codes = codes;
+    }
+
+    /// The parts, without the spare room.
+    pub fn to_parts(&self) -> IndexParts {
+        let m = self.config.num_subvectors;
+        let (used, stride) = (self.num_codes() * m, self.code_capacity() * m);
+        let mut codes = Vec::with_capacity(self.groups() * used);
+        for group in 0..self.groups() {
+            codes.extend_from_slice(&self.codes[group * stride..group * stride + used]);
+        }
+        IndexParts {
+            config: self.config,
+            batch: self.batch,
+            num_kv_heads: self.num_kv_heads,
+            head_dim: self.head_dim,
+            num_codes: self.num_codes(),
+            centroids: self.centroids.clone(),
+            codes,
+        }
+    }
+
+    /// The format of codebook and codes.
+    pub fn config(&self) -> &PqConfig {
+        &self.config
+    }
+
+    /// Sequences.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Key-value heads.
+    pub fn num_kv_heads(&self) -> usize {
+        self.num_kv_heads
+    }
+
+    /// Components of a key.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    /// Tokens of the context, the unquantised first `init_offset` included.
+    pub fn seq_len(&self) -> usize {
+        self.seq_len
+    }
+
+    /// Tokens there is room for.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Quantised keys of each head.
+    pub fn num_codes(&self) -> usize {
+        self.seq_len - self.config.init_offset
+    }
+
+    /// Quantised keys of each head there is room for.
+    pub fn code_capacity(&self) -> usize {
+        self.capacity - self.config.init_offset
+    }
+
+    /// (batch, key-value head) pairs.
+    pub fn groups(&self) -> usize {
+        self.batch * self.num_kv_heads
+    }
+
+    /// Bytes of the codes of one key: one byte each, or m x bits / 8 if packed.
+    pub fn packed_bytes_per_key(&self) -> f64 {
+        self.config.num_subvectors as f64 * f64::from(self.config.bits) / 8.0
+    }
+
+    /// `[batch, num_kv_heads, m, 2^bits, sub_dim]`.
+    pub fn centroids(&self) -> &[f32] {
+        &self.centroids
+    }
+
+    /// Half squared norms of the centroids, `[batch, num_kv_heads, m, 2^bits]`.
+    pub fn half_norms(&self) -> Vec<f32> {
+        self.lanes
+            .iter()
+            .flat_map(|lanes| lanes.half_norms())
+            .copied()
+            .collect()
+    }
+
+    /// `[batch, num_kv_heads, code_capacity, m]`, of which the first `num_codes` keys count.
+    pub fn padded_codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// The codes to write to, and the centroids of every (group, sub-vector) to encode with.
+    pub(crate) fn codes_and_lanes(&mut self) -> (&mut [u8], &[CentroidLanes]) {
+        (&mut self.codes, &self.lanes)
+    }
+}
+
+fn check_same(argument: &str, got: usize, expected: usize) -> Result<()> {
+    if got == expected {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        format!("keys: {argument}"),
+        got,
+        format!("{expected}, as the index has"),
+    ))
+}
+
+fn check_not_empty(keys: &Keys<'_>) -> Result<()> {
+    if keys.batch * keys.num_kv_heads == 0 {
+        return Err(Error::invalid(
+            "keys",
+            format!("batch {}, num_kv_heads {}", keys.batch, keys.num_kv_heads),
+            "at least one of each",
+        ));
+    }
+    Ok(())
+}
+
+fn check_capacity(tokens: usize, capacity: usize) -> Result<()> {
+    if capacity > MAX_TOKENS {
+        return Err(Error::invalid(
+            "capacity",
+            capacity,
+            format!("at most {MAX_TOKENS}"),
+        ));
+    }
+    if tokens > capacity {
+        return Err(Error::invalid(
+            "capacity",
+            capacity,
+            format!("at least the {tokens} tokens given"),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! [`Selector`]: an index at work on a backend.
+
+use gpu_kernels::step::StepShape;
+
+use crate::backend::Backend;
+use crate::config::SelectConfig;
+use crate::error::{Error, Result};
+use crate::index::KeyIndex;
+use crate::selection::Selection;
+use crate::tensor::{Keys, Queries};
+use crate::{cpu, cuda};
+
+/// Selects keys step by step: owns an index on its backend, and every buffer of a step.
+///
+/// Nothing is allocated after [`Selector::new`]. A call that fails changes nothing.
+#[derive(Debug)]
+pub struct Selector {
+    engine: Engine,
+    config: SelectConfig,
+    num_qo_heads: usize,
+    num_queries: usize,
+    selection: Selection,
+}
+
+#[derive(Debug)]
+enum Engine {
+    Cpu(cpu::step::Step),
+    Cuda(Box<cuda::step::Step>),
+}
+
+impl Selector {
+    /// Takes `index` to `backend`, for steps of `num_queries` queries on each of `num_qo_heads`
+    /// heads. Room for more tokens than the index holds is its capacity ([`KeyIndex::reserve`]).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a configuration that cannot be, for zero heads or queries, or when
+    /// `num_qo_heads` is no multiple of the index's key-value heads; on a GPU also what the driver
+    /// answers.
+    pub fn new(
+        backend: &Backend,
+        index: KeyIndex,
+        config: SelectConfig,
+        num_qo_heads: usize,
+        num_queries: usize,
+    ) -> Result<Self> {
+        config.validate()?;
+        let shape = step_shape(&index, &config, num_qo_heads, num_queries)?;
+        let selection = Selection::new(&shape, index.batch());
+        let engine = match backend {
+            Backend::Cpu => Engine::Cpu(cpu::step::Step::new(index, shape)),
+            Backend::Cuda(device) => {
+                Engine::Cuda(Box::new(cuda::step::Step::new(device, index, shape)?))
+            }
+        };
+        Ok(Selector {
+            engine,
+            config,
+            num_qo_heads,
+            num_queries,
+            selection,
+        })
+    }
+
+    /// Encodes `keys` `[batch, num_kv_heads, tokens, head_dim]` and adds them to the context.
+    ///
+    /// # Errors
+    /// As [`KeyIndex::append`]; on a GPU also what the driver answers.
+    pub fn append(&mut self, keys: Keys<'_>) -> Result<()> {
+        match &mut self.engine {
+            Engine::Cpu(step) => step.append(keys),
+            Engine::Cuda(step) => step.append(keys),
+        }
+    }
+
+    /// Lists the keys that `queries` `[batch, num_qo_heads, num_queries, head_dim]` attend to.
+    /// Queries may hold NaN and infinities: NaN scores order after every number.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another shape than the selector was made for; on a GPU also what the
+    /// driver answers.
+    pub fn select(&mut self, queries: Queries<'_>) -> Result<&Selection> {
+        self.check_queries(&queries)?;
+        match &mut self.engine {
+            Engine::Cpu(step) => step.select(queries, &mut self.selection),
+            Engine::Cuda(step) => step.select(queries, &mut self.selection)?,
+        }
+        Ok(&self.selection)
+    }
+
+    /// Waits for what was enqueued on [`Selector::cuda_step`] and brings its lists to the host; on
+    /// the CPU the result of the last select.
+    ///
+    /// # Errors
+    /// On a GPU, what the driver answers.
+    pub fn read(&mut self) -> Result<&Selection> {
+        if let Engine::Cuda(step) = &self.engine {
+            step.read(&mut self.selection)?;
+        }
+        Ok(&self.selection)
+    }
+
+    /// The result of the last [`Selector::select`] or [`Selector::read`].
+    pub fn selection(&self) -> &Selection {
+        &self.selection
+    }
+
+    /// What a step lists.
+    pub fn config(&self) -> &SelectConfig {
+        &self.config
+    }
+
+    /// Tokens of the context.
+    pub fn seq_len(&self) -> usize {
+        match &self.engine {
+            Engine::Cpu(step) => step.index().seq_len(),
+            Engine::Cuda(step) => step.seq_len(),
+        }
+    }
+
+    /// The index as it is now, brought back from the backend.
+    ///
+    /// # Errors
+    /// On a GPU, what the driver answers.
+    pub fn to_index(&self) -> Result<KeyIndex> {
+        match &self.engine {
+            Engine::Cpu(step) => Ok(step.index().clone()),
+            Engine::Cuda(step) => step.to_index(),
+        }
+    }
+
+    /// The CUDA step behind this selector, for work on device buffers and captured graphs; `None`
+    /// on the CPU.
+    pub fn cuda_step(&mut self) -> Option<&mut cuda::step::Step> {
+        match &mut self.engine {
+            Engine::Cpu(_) => None,
+            Engine::Cuda(step) => Some(step),
+        }
+    }
+
+    /// The CPU step behind this selector; `None` on a GPU.
+    pub fn cpu_step(&mut self) -> Option<&mut cpu::step::Step> {
+        match &mut self.engine {
+            Engine::Cpu(step) => Some(step),
+            Engine::Cuda(_) => None,
+        }
+    }
+
+    fn check_queries(&self, queries: &Queries<'_>) -> Result<()> {
+        let (batch, head_dim) = match &self.engine {
+            Engine::Cpu(step) => (step.index().batch(), step.index().head_dim()),
+            Engine::Cuda(step) => (step.batch(), step.head_dim()),
+        };
+        let expected = [
+            ("batch", queries.batch, batch),
+            ("num_qo_heads", queries.num_qo_heads, self.num_qo_heads),
+            ("num_queries", queries.num_queries, self.num_queries),
+            ("head_dim", queries.head_dim, head_dim),
+        ];
+        for (argument, got, expected) in expected {
+            if got != expected {
+                return Err(Error::invalid(
+                    format!("queries: {argument}"),
+                    got,
+                    format!("{expected}, as the selector has"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The shape of a step on `index`, checked.
+pub(crate) fn step_shape(
+    index: &KeyIndex,
+    config: &SelectConfig,
+    num_qo_heads: usize,
+    num_queries: usize,
+) -> Result<StepShape> {
+    let num_kv_heads = index.num_kv_heads();
+    if num_qo_heads == 0 || !num_qo_heads.is_multiple_of(num_kv_heads) {
+        return Err(Error::invalid(
+            "queries: num_qo_heads",
+            num_qo_heads,
+            format!("a multiple of num_kv_heads {num_kv_heads}"),
+        ));
+    }
+    if num_queries == 0 {
+        return Err(Error::invalid("queries: num_queries", 0, "at least 1"));
+    }
+    let rows = index.batch().checked_mul(num_qo_heads * num_queries);
+    if rows.is_none_or(|rows| rows > i32::MAX as usize) {
+        return Err(Error::invalid(
+            "queries",
+            format!("{num_qo_heads} heads of {num_queries} queries"),
+            "fewer than 2^31 rows in all",
+        ));
+    }
+    let pq = index.config();
+    let short_context_limit = config.short_context_limit(pq, num_queries);
+    let list_stride = (config.sink + config.heavy + config.window)
+        .max(short_context_limit.min(index.capacity()))
+        .max(1);
+    Ok(StepShape {
+        num_kv_heads: num_kv_heads as u32,
+        num_qo_heads: num_qo_heads as u32,
+        num_queries: num_queries as u32,
+        head_dim: index.head_dim() as u32,
+        num_subvectors: pq.num_subvectors as u32,
+        bits: pq.bits,
+        init_offset: pq.init_offset as u32,
+        code_capacity: index.code_capacity() as u32,
+        sink: config.sink as u32,
+        window: config.window as u32,
+        heavy: config.heavy as u32,
+        short_context_limit: short_context_limit as u32,
+        list_stride: list_stride as u32,
+        weights_stride: if config.weights {
+            index.capacity() as u32
+        } else {
+            0
+        },
+    })
+}
