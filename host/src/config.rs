@@ -12,6 +12,8 @@ pub const MAX_BITS: u32 = 8;
 pub const MAX_HEAVY: usize = 4096;
 /// Largest supported number of tokens of one sequence, 2^24.
 pub const MAX_TOKENS: usize = 1 << 24;
+/// Most positions of a whole selection, padding included: 16 GiB of them.
+pub const MAX_LIST_POSITIONS: usize = 1 << 32;
 
 /// The distance by which a key's nearest centroid is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

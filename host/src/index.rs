@@ -22,6 +22,10 @@ pub struct KeyIndex {
     codes: Vec<u8>,
 }
 
+/// Most (batch, key-value head) pairs of an index. Times the tokens, sub-vectors and centroids of
+/// any configuration this stays far below 2^64.
+const MAX_GROUPS: usize = 1 << 24;
+
 /// What a [`KeyIndex`] is made of, as an index file stores it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IndexParts {
@@ -70,6 +74,7 @@ impl KeyIndex {
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Self> {
         config.validate(keys.head_dim)?;
+        keys.check_len()?;
         check_not_empty(&keys)?;
         if keys.tokens <= config.init_offset {
             return Err(Error::invalid(
@@ -119,14 +124,15 @@ impl KeyIndex {
             codes,
         } = parts;
         config.validate(head_dim)?;
-        let seq_len = config.init_offset + num_codes;
+        let seq_len = config.init_offset.saturating_add(num_codes);
         check_capacity(seq_len, capacity)?;
-        let groups = batch * num_kv_heads;
-        if groups == 0 {
+        // So many groups that their centroids could not be counted have no centroids either.
+        let groups = batch.saturating_mul(num_kv_heads);
+        if groups == 0 || groups > MAX_GROUPS {
             return Err(Error::invalid(
                 "index",
                 format!("batch {batch}, num_kv_heads {num_kv_heads}"),
-                "at least one of each",
+                format!("at least one of each and a product of at most {MAX_GROUPS}"),
             ));
         }
         let m = config.num_subvectors;
@@ -205,6 +211,7 @@ impl KeyIndex {
         check_same("batch", keys.batch, self.batch)?;
         check_same("num_kv_heads", keys.num_kv_heads, self.num_kv_heads)?;
         check_same("head_dim", keys.head_dim, self.head_dim)?;
+        keys.check_len()?;
         if keys.tokens > self.capacity - seq_len {
             return Err(Error::Capacity {
                 seq_len,

@@ -1,2 +1,9 @@
-//! keysieve
-fn main() {}
+//! The command line of keysieve.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -14,6 +14,7 @@ pub struct Selection {
     /// Tokens of the context at the step.
     pub(crate) seq_len: usize,
     pub(crate) list_stride: usize,
+    pub(crate) has_weights: bool,
     pub(crate) weights_stride: usize,
     pub(crate) positions: Vec<i32>,
     pub(crate) lengths: Vec<i32>,
@@ -21,7 +22,7 @@ pub struct Selection {
 }
 
 impl Selection {
-    pub(crate) fn new(shape: &StepShape, batch: usize) -> Self {
+    pub(crate) fn new(shape: &StepShape, batch: usize, has_weights: bool) -> Self {
         let rows = batch * shape.rows_per_batch() as usize;
         Selection {
             batch,
@@ -29,6 +30,7 @@ impl Selection {
             num_queries: shape.num_queries as usize,
             seq_len: 0,
             list_stride: shape.list_stride as usize,
+            has_weights,
             weights_stride: shape.weights_stride as usize,
             positions: vec![-1; rows * shape.list_stride as usize],
             lengths: vec![0; rows],
@@ -72,7 +74,8 @@ impl Selection {
     /// the configuration did not ask for them.
     pub fn weights(&self, batch: usize, head: usize, query: usize) -> Option<&[f32]> {
         let start = self.row(batch, head, query) * self.weights_stride;
-        (self.weights_stride > 0).then(|| &self.weights[start..start + self.seq_len])
+        self.has_weights
+            .then(|| &self.weights[start..start + self.seq_len])
     }
 
     fn row(&self, batch: usize, head: usize, query: usize) -> usize {

@@ -3,7 +3,7 @@
 use gpu_kernels::step::StepShape;
 
 use crate::backend::Backend;
-use crate::config::SelectConfig;
+use crate::config::{MAX_LIST_POSITIONS, SelectConfig};
 use crate::error::{Error, Result};
 use crate::index::KeyIndex;
 use crate::selection::Selection;
@@ -24,7 +24,7 @@ pub struct Selector {
 
 #[derive(Debug)]
 enum Engine {
-    Cpu(cpu::step::Step),
+    Cpu(Box<cpu::step::Step>),
     Cuda(Box<cuda::step::Step>),
 }
 
@@ -45,9 +45,9 @@ impl Selector {
     ) -> Result<Self> {
         config.validate()?;
         let shape = step_shape(&index, &config, num_qo_heads, num_queries)?;
-        let selection = Selection::new(&shape, index.batch());
+        let selection = Selection::new(&shape, index.batch(), config.weights);
         let engine = match backend {
-            Backend::Cpu => Engine::Cpu(cpu::step::Step::new(index, shape)),
+            Backend::Cpu => Engine::Cpu(Box::new(cpu::step::Step::new(index, shape))),
             Backend::Cuda(device) => {
                 Engine::Cuda(Box::new(cuda::step::Step::new(device, index, shape)?))
             }
@@ -146,6 +146,7 @@ impl Selector {
     }
 
     fn check_queries(&self, queries: &Queries<'_>) -> Result<()> {
+        queries.check_len()?;
         let (batch, head_dim) = match &self.engine {
             Engine::Cpu(step) => (step.index().batch(), step.index().head_dim()),
             Engine::Cuda(step) => (step.batch(), step.head_dim()),
@@ -187,8 +188,10 @@ pub(crate) fn step_shape(
     if num_queries == 0 {
         return Err(Error::invalid("queries: num_queries", 0, "at least 1"));
     }
-    let rows = index.batch().checked_mul(num_qo_heads * num_queries);
-    if rows.is_none_or(|rows| rows > i32::MAX as usize) {
+    let rows = num_qo_heads
+        .saturating_mul(num_queries)
+        .saturating_mul(index.batch());
+    if rows > i32::MAX as usize {
         return Err(Error::invalid(
             "queries",
             format!("{num_qo_heads} heads of {num_queries} queries"),
@@ -200,6 +203,14 @@ pub(crate) fn step_shape(
     let list_stride = (config.sink + config.heavy + config.window)
         .max(short_context_limit.min(index.capacity()))
         .max(1);
+    // Both are below 2^33: the product cannot overflow.
+    if rows * list_stride > MAX_LIST_POSITIONS {
+        return Err(Error::invalid(
+            "sink, window, heavy",
+            format!("{list_stride} positions for each of {rows} rows"),
+            format!("at most {MAX_LIST_POSITIONS} in all"),
+        ));
+    }
     Ok(StepShape {
         num_kv_heads: num_kv_heads as u32,
         num_qo_heads: num_qo_heads as u32,

@@ -70,6 +70,13 @@ impl<'a> Keys<'a> {
             .collect()
     }
 
+    /// Whether `data` has the length that the shape says: fields are public, so [`Keys::new`] may
+    /// have been passed by.
+    pub(crate) fn check_len(&self) -> Result<()> {
+        let shape = [self.batch, self.num_kv_heads, self.tokens, self.head_dim];
+        check_len("keys", self.data.len(), shape)
+    }
+
     /// The first component that is not finite, as an error.
     pub(crate) fn check_finite(&self) -> Result<()> {
         let Some(at) = self.data.iter().position(|x| !x.is_finite()) else {
@@ -102,6 +109,17 @@ impl<'a> Queries<'a> {
             num_queries,
             head_dim,
         })
+    }
+
+    /// Whether `data` has the length that the shape says.
+    pub(crate) fn check_len(&self) -> Result<()> {
+        let shape = [
+            self.batch,
+            self.num_qo_heads,
+            self.num_queries,
+            self.head_dim,
+        ];
+        check_len("queries", self.data.len(), shape)
     }
 
     /// One query, `[head_dim]`.

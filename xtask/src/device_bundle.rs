@@ -26,18 +26,15 @@ pub(crate) fn run(data: &[PathBuf]) -> Result<()> {
         bail!("--data {} is not a file", path.display());
     }
     let root = workspace::root();
-    let tests = cargo_executables(&["test", "--workspace", "--release", "--no-run"], &root)?;
-    let binary = cargo_executables(
-        &["build", "--release", "--package", "keysieve", "--bins"],
-        &root,
-    )?;
+    // The tests of the command line make cargo build the binary too.
+    let executables = cargo_executables(&["test", "--workspace", "--release", "--no-run"], &root)?;
     let dir = workspace::target_dir().join("device");
     // A test that was renamed must not live on in the bundle.
     if dir.exists() {
         fs::remove_dir_all(&dir).with_context(|| format!("cannot empty {}", dir.display()))?;
     }
     fs::create_dir_all(&dir)?;
-    for executable in tests.iter().chain(&binary) {
+    for executable in &executables {
         let to = dir.join(&executable.name);
         if to.exists() {
             bail!("two executables want the name {}", executable.name);

@@ -19,7 +19,7 @@ pub struct Step {
     workers: Vec<Worker>,
 }
 
-/// Time spent in each stage of [`Step::select`] by one worker, the sum over its rows.
+/// Time spent in each stage of a select by one worker, the sum over its rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StageTimes {
     /// Lookup tables.

@@ -1,0 +1,113 @@
+//! `keysieve eval`: how good the lists are.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use keysieve::files::KvFile;
+use keysieve::quality::Quality;
+use serde_json::{Value, json};
+
+use super::options::{BackendArgs, PqArgs, SelectArgs};
+use super::{report, select, train};
+
+/// Measure recall and attention mass on a file of keys and queries
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Keys and queries, safetensors
+    #[arg(long, value_name = "KV")]
+    kv: PathBuf,
+    #[command(flatten)]
+    pq: PqArgs,
+    #[command(flatten)]
+    select: SelectArgs,
+    #[command(flatten)]
+    backend: BackendArgs,
+    /// Write the figures as JSON too; `-` prints JSON instead of the table
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
+    report::check_json(args.json.as_deref())?;
+    let kv = KvFile::read("--kv", &args.kv)?;
+    let (keys, queries) = (kv.keys(), kv.queries());
+    let opened = args.backend.open()?;
+    let index = train::index(&args.pq, keys, keys.tokens, quiet)?;
+    let packed_bytes = index.packed_bytes_per_key();
+    let (pq, config) = (args.pq.config(), args.select.config());
+    let mut selector = select::selector(&opened, index, keys, queries, config)?;
+    let selection = selector.select(queries)?;
+    let quality = Quality::measure(keys, queries, &pq, &config, selection)?;
+
+    let [_, heads, num_queries] = selection.shape();
+    let (low, high) = quality.head_recall_range();
+    let mut text = String::new();
+    writeln!(
+        text,
+        "{}: batch {}, {} key heads x {} tokens x {} components, {heads} query heads x {num_queries} queries",
+        args.kv.display(),
+        keys.batch,
+        keys.num_kv_heads,
+        keys.tokens,
+        keys.head_dim,
+    )?;
+    writeln!(
+        text,
+        "sink {}, heavy {}, window {}, init_offset {}; on {}\n",
+        config.sink,
+        config.heavy,
+        config.window,
+        pq.init_offset,
+        report::backend(&opened)
+    )?;
+    writeln!(
+        text,
+        "   m  bits  bytes/key  recall  heads min-max    mass  exact mass   ratio"
+    )?;
+    writeln!(
+        text,
+        "{:4}  {:4}  {:9}  {:6.3}  {low:.3} - {high:.3}  {:6.3}      {:6.3}  {:6.3}",
+        pq.num_subvectors,
+        pq.bits,
+        packed_bytes,
+        quality.recall,
+        quality.mass,
+        quality.exact_mass,
+        quality.mass_ratio,
+    )?;
+    writeln!(
+        text,
+        "\nBy chance recall would be {:.3}; sink and window alone have mass {:.3}.",
+        quality.chance_recall, quality.fixed_mass
+    )?;
+
+    let mut value = json!({
+        "shape": {
+            "batch": keys.batch,
+            "num_kv_heads": keys.num_kv_heads,
+            "num_qo_heads": heads,
+            "num_queries": num_queries,
+            "tokens": keys.tokens,
+            "head_dim": keys.head_dim,
+        },
+        "num_subvectors": pq.num_subvectors,
+        "bits": pq.bits,
+        "init_offset": pq.init_offset,
+        "iterations": args.pq.training().iterations,
+        "seed": args.pq.training().seed,
+        "sink": config.sink,
+        "heavy": config.heavy,
+        "window": config.window,
+        "bytes_per_key": packed_bytes,
+        "quality": report::quality_json(&quality),
+    });
+    extend(&mut value, report::backend_json(&opened));
+    report::give(&text, args.json.as_deref(), &value)
+}
+
+/// Adds fields to a JSON object.
+pub(super) fn extend<const N: usize>(value: &mut Value, fields: [(&'static str, Value); N]) {
+    for (name, field) in fields {
+        value[name] = field;
+    }
+}

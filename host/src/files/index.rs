@@ -1,0 +1,145 @@
+//! The index file: a [`KeyIndex`] with its configuration in the metadata.
+
+use std::path::Path;
+
+use super::archive::{Archive, Header, write_all};
+use crate::config::{MAX_TOKENS, Metric, PqConfig};
+use crate::error::{Error, Result};
+use crate::index::{IndexParts, KeyIndex};
+
+/// What errors call an index file.
+const ARGUMENT: &str = "index";
+
+impl KeyIndex {
+    /// Writes the index without its spare room, whole or not at all. The same index gives the same bytes.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the operating system refuses.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let parts = self.to_parts();
+        let IndexParts { config, .. } = parts;
+        let (m, sub_dim) = (config.num_subvectors, config.sub_dim(parts.head_dim));
+        let (batch, heads) = (parts.batch, parts.num_kv_heads);
+        let mut header = Header::new([
+            ("num_subvectors", m.to_string()),
+            ("bits", config.bits.to_string()),
+            ("init_offset", config.init_offset.to_string()),
+            ("metric", config.metric.name().to_string()),
+        ]);
+        header.tensor::<f32>(
+            "centroids",
+            &[batch, heads, m, config.num_centroids(), sub_dim],
+        );
+        header.tensor::<u8>("codes", &[batch, heads, parts.num_codes, m]);
+        super::write_whole(ARGUMENT, path, |writer| {
+            header.write_to(writer)?;
+            write_all(writer, &parts.centroids)?;
+            write_all(writer, &parts.codes)
+        })
+    }
+
+    /// Reads an index, this program's or another's with the same tensors and metadata keys
+    /// (`num_subvectors`, `bits`, `init_offset`, `metric`), and makes room for `capacity` tokens;
+    /// `None` leaves no spare room.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a file that cannot be read or is no whole safetensors file;
+    /// [`Error::Invalid`] for missing or impossible metadata, another dtype or shape, centroids that
+    /// are not finite, codes that are no centroid's, or more tokens than `capacity`.
+    pub fn load(path: &Path, capacity: Option<usize>) -> Result<Self> {
+        let bytes = super::read_whole(ARGUMENT, path)?;
+        let archive = Archive::parse(ARGUMENT, path, &bytes)?;
+        let parts = read_parts(&archive)?;
+        let seq_len = parts.config.init_offset + parts.num_codes;
+        Self::from_parts(parts, capacity.unwrap_or(seq_len)).map_err(in_file)
+    }
+}
+
+fn read_parts(archive: &Archive<'_>) -> Result<IndexParts> {
+    let config = PqConfig {
+        num_subvectors: number(archive, "num_subvectors")?,
+        bits: u32::try_from(number(archive, "bits")?).unwrap_or(u32::MAX),
+        init_offset: number(archive, "init_offset")?,
+        metric: Metric::from_name(archive.metadata("metric")?).map_err(in_file)?,
+    };
+    let centroids = archive.tensor("centroids")?;
+    let [batch, heads, m, num_centroids, sub_dim] =
+        centroids.dims("[batch, num_kv_heads, m, 2^bits, sub_dim], none of them 0")?;
+    // Elements of a tensor in memory are fewer than 2^63, so the product fits.
+    let head_dim = m * sub_dim;
+    config.validate(head_dim).map_err(in_file)?;
+    if m != config.num_subvectors || num_centroids != config.num_centroids() {
+        return Err(centroids.wrong_shape(format!(
+            "[batch, num_kv_heads, {}, {}, sub_dim], as the metadata say",
+            config.num_subvectors,
+            config.num_centroids()
+        )));
+    }
+    let values = centroids.f32s()?;
+    if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+        let (row, component) = (at / sub_dim, at % sub_dim);
+        let (row, centroid) = (row / num_centroids, row % num_centroids);
+        let (group, subvector) = (row / m, row % m);
+        return Err(Error::invalid(
+            &centroids.name,
+            format!(
+                "{} at [batch {}, head {}, sub-vector {subvector}, centroid {centroid}, \
+                 component {component}]",
+                values[at],
+                group / heads,
+                group % heads
+            ),
+            "finite numbers",
+        ));
+    }
+
+    let codes = archive.tensor("codes")?;
+    let &[codes_batch, codes_heads, num_codes, codes_m] = codes.shape.as_slice() else {
+        return Err(codes.wrong_shape("[batch, num_kv_heads, tokens - init_offset, m]"));
+    };
+    if [codes_batch, codes_heads, codes_m] != [batch, heads, m] {
+        return Err(codes.wrong_shape(format!(
+            "[{batch}, {heads}, tokens - init_offset, {m}], as the centroids have"
+        )));
+    }
+    if num_codes > MAX_TOKENS - config.init_offset {
+        return Err(codes.wrong_shape(format!(
+            "at most {} tokens behind init_offset {}",
+            MAX_TOKENS - config.init_offset,
+            config.init_offset
+        )));
+    }
+    Ok(IndexParts {
+        config,
+        batch,
+        num_kv_heads: heads,
+        head_dim,
+        num_codes,
+        centroids: values,
+        codes: codes.bytes()?,
+    })
+}
+
+fn number(archive: &Archive<'_>, key: &str) -> Result<usize> {
+    let text = archive.metadata(key)?;
+    text.parse().map_err(|_| {
+        let name = format!("{ARGUMENT}: metadata {key}");
+        Error::invalid(name, format!("{text:?}"), "a whole number")
+    })
+}
+
+/// Says that an argument stands in the file.
+fn in_file(error: Error) -> Error {
+    match error {
+        Error::Invalid {
+            argument,
+            got,
+            expected,
+        } if argument != "capacity" => Error::Invalid {
+            argument: format!("{ARGUMENT}: {argument}"),
+            got,
+            expected,
+        },
+        other => other,
+    }
+}

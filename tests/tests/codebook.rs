@@ -1,0 +1,351 @@
+//! Training: determinism, progress, and data that leave clusters empty.
+
+use std::process::ExitCode;
+use std::sync::OnceLock;
+
+use keysieve::{Error, KeyIndex, Keys, Metric, PqConfig, TrainConfig};
+use keysieve_tests::device::{Suite, check_same, fail};
+use keysieve_tests::oracle::{self, Shape, distance_f64};
+use keysieve_tests::strategies::{FINITE, Fill, Palette, Random, fills};
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::TestCaseResult;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    suite.property_alone(
+        "seed_decides_on_any_threads",
+        any_keys,
+        seed_decides_on_any_threads,
+    );
+    suite.property_alone(
+        "centroids_are_finite_and_codes_nearest",
+        any_keys,
+        centroids_are_finite,
+    );
+    suite.property_alone(
+        "inertia_never_increases",
+        usual_keys,
+        inertia_never_increases,
+    );
+    suite.property_alone(
+        "few_distinct_keys_are_met_exactly",
+        few_keys,
+        few_are_met_exactly,
+    );
+    suite.property_alone(
+        "not_finite_is_refused_by_its_place",
+        any_keys,
+        not_finite_is_refused,
+    );
+    suite.alone("many_keys_on_any_threads", many_keys_on_any_threads);
+    suite.alone(
+        "other_seeds_give_other_centroids",
+        other_seeds_give_other_centroids,
+    );
+    suite.alone(
+        "every_cluster_has_keys_after_training",
+        every_cluster_has_keys,
+    );
+    suite.run()
+}
+
+/// Vectors of one length.
+type Vectors = Vec<Vec<f32>>;
+
+/// Keys to train on.
+#[derive(Debug, Clone)]
+struct TrainCase {
+    shape: Shape,
+    tokens: usize,
+    training: TrainConfig,
+    fill: Fill,
+}
+
+impl TrainCase {
+    fn data(&self) -> Vec<f32> {
+        self.fill
+            .floats(self.shape.groups() * self.tokens * self.shape.head_dim)
+    }
+
+    fn train_with(&self, data: &[f32], training: TrainConfig) -> keysieve::Result<KeyIndex> {
+        let shape = &self.shape;
+        let config = PqConfig {
+            num_subvectors: shape.num_subvectors,
+            bits: shape.bits,
+            init_offset: shape.init_offset,
+            metric: Metric::L2,
+        };
+        let keys = [shape.batch, shape.num_kv_heads, self.tokens, shape.head_dim];
+        KeyIndex::train(&config, &training, Keys::new(data, keys)?, self.tokens)
+    }
+
+    fn train(&self) -> keysieve::Result<KeyIndex> {
+        self.train_with(&self.data(), self.training)
+    }
+
+    /// Points `[tokens - init_offset, sub_dim]` and centroids `[2^bits, sub_dim]` of each codebook.
+    fn codebooks(&self, data: &[f32], index: &KeyIndex) -> Vec<(Vectors, Vectors)> {
+        let shape = &self.shape;
+        let sub_dim = shape.sub_dim();
+        let mut centroids = index.centroids().chunks(sub_dim).map(<[f32]>::to_vec);
+        let mut codebooks = Vec::new();
+        for group in data.chunks(self.tokens * shape.head_dim) {
+            let keys = group.chunks(shape.head_dim).skip(shape.init_offset);
+            for subvector in 0..shape.num_subvectors {
+                let part = |key: &[f32]| key[subvector * sub_dim..][..sub_dim].to_vec();
+                let points = keys.clone().map(part).collect();
+                codebooks.push((
+                    points,
+                    centroids.by_ref().take(shape.num_centroids()).collect(),
+                ));
+            }
+        }
+        codebooks
+    }
+
+    /// The sum over all points of the squared distance to the nearest centroid, in f64.
+    fn inertia(&self, data: &[f32], index: &KeyIndex) -> f64 {
+        let nearest = |point: &[f32], centroids: &[Vec<f32>]| {
+            let distances = centroids.iter().map(|c| distance_f64(point, c));
+            distances.fold(f64::INFINITY, f64::min)
+        };
+        let codebooks = self.codebooks(data, index);
+        codebooks
+            .iter()
+            .flat_map(|(points, c)| points.iter().map(|p| nearest(p, c)))
+            .sum()
+    }
+}
+
+fn train_cases(palettes: &'static [Palette]) -> impl Strategy<Value = TrainCase> {
+    let format = (
+        select(vec![1usize, 2, 3, 4]),
+        select(vec![1usize, 2, 7, 8, 9, 16]),
+        1..=8u32,
+    );
+    let tokens = prop_oneof![
+        1..=8usize,
+        1..=300usize,
+        select(vec![1usize, 32, 33, 256, 257])
+    ];
+    let training = (0..5usize, any::<u64>());
+    let heads = (1..=2usize, 1..=2usize);
+    (heads, format, 0..4usize, tokens, training, fills(palettes)).prop_map(
+        |((batch, num_kv_heads), (m, sub_dim, bits), init_offset, tokens, training, fill)| {
+            TrainCase {
+                shape: Shape {
+                    batch,
+                    num_kv_heads,
+                    group_size: 1,
+                    num_queries: 1,
+                    head_dim: m * sub_dim,
+                    num_subvectors: m,
+                    bits,
+                    init_offset,
+                    code_capacity: tokens,
+                    sink: 0,
+                    window: 0,
+                    heavy: 1,
+                    short_context: false,
+                    list_stride: 1,
+                    weights_stride: 0,
+                },
+                tokens: init_offset + tokens,
+                training: TrainConfig {
+                    iterations: training.0,
+                    seed: training.1,
+                },
+                fill,
+            }
+        },
+    )
+}
+
+fn any_keys() -> impl Strategy<Value = TrainCase> {
+    train_cases(FINITE)
+}
+
+fn usual_keys() -> impl Strategy<Value = TrainCase> {
+    train_cases(&[Palette::Usual, Palette::FewDistinct])
+}
+
+/// At most as many distinct keys as centroids.
+fn few_keys() -> impl Strategy<Value = (TrainCase, usize)> {
+    (usual_keys(), 1..=256usize)
+}
+
+fn pools() -> &'static [ThreadPool] {
+    static POOLS: OnceLock<Vec<ThreadPool>> = OnceLock::new();
+    POOLS.get_or_init(|| {
+        let pool = |n| {
+            ThreadPoolBuilder::new()
+                .num_threads(n)
+                .build()
+                .expect("threads start")
+        };
+        [1, 2, 5].map(pool).into()
+    })
+}
+
+fn same_on_all_pools(case: &TrainCase) -> TestCaseResult {
+    let [one, more @ ..] = pools() else {
+        unreachable!("there are three pools")
+    };
+    let expected = one.install(|| case.train()).map_err(fail)?;
+    for pool in more {
+        let got = pool.install(|| case.train()).map_err(fail)?;
+        let threads = pool.current_num_threads();
+        check_same("one thread", got.centroids(), expected.centroids())?;
+        prop_assert!(got == expected, "codes differ on {} threads", threads);
+    }
+    Ok(())
+}
+
+fn seed_decides_on_any_threads(case: TrainCase) -> TestCaseResult {
+    same_on_all_pools(&case)
+}
+
+/// Enough keys for several tasks of every thread.
+fn many_keys_on_any_threads() -> TestCaseResult {
+    same_on_all_pools(&many_keys(3))
+}
+
+fn many_keys(seed: u64) -> TrainCase {
+    TrainCase {
+        shape: Shape {
+            batch: 1,
+            num_kv_heads: 1,
+            group_size: 1,
+            num_queries: 1,
+            head_dim: 16,
+            num_subvectors: 2,
+            bits: 5,
+            init_offset: 0,
+            code_capacity: 9000,
+            sink: 0,
+            window: 0,
+            heavy: 1,
+            short_context: false,
+            list_stride: 1,
+            weights_stride: 0,
+        },
+        tokens: 9000,
+        training: TrainConfig {
+            iterations: 4,
+            seed,
+        },
+        fill: Fill {
+            seed: 1,
+            palette: Palette::Usual,
+        },
+    }
+}
+
+fn other_seeds_give_other_centroids() -> TestCaseResult {
+    let a = many_keys(0).train().map_err(fail)?;
+    let b = many_keys(1).train().map_err(fail)?;
+    prop_assert_ne!(a.centroids(), b.centroids());
+    Ok(())
+}
+
+fn every_cluster_has_keys() -> TestCaseResult {
+    let index = many_keys(0).train().map_err(fail)?;
+    for subvector in 0..2 {
+        let codes = index.to_parts().codes;
+        let mut used = [false; 32];
+        codes
+            .chunks(2)
+            .for_each(|key| used[usize::from(key[subvector])] = true);
+        prop_assert_eq!(used, [true; 32]);
+    }
+    Ok(())
+}
+
+fn centroids_are_finite(case: TrainCase) -> TestCaseResult {
+    let data = case.data();
+    let index = case.train().map_err(fail)?;
+    prop_assert!(index.centroids().iter().all(|c| c.is_finite()));
+
+    let shape = Shape {
+        code_capacity: index.num_codes(),
+        ..case.shape
+    };
+    let keys = [shape.batch, shape.num_kv_heads, case.tokens, shape.head_dim];
+    let quantised = Keys::new(&data, keys)
+        .map_err(fail)?
+        .copy_tokens(shape.init_offset..case.tokens);
+    let seq_lens = vec![shape.init_offset; shape.batch];
+    let parts = index.to_parts();
+    let blank = vec![0; parts.codes.len()];
+    let expected = oracle::codes(&shape, &parts.centroids, &seq_lens, &quantised, &blank);
+    check_same("oracle", &parts.codes, &expected)
+}
+
+fn inertia_never_increases(case: TrainCase) -> TestCaseResult {
+    let data = case.data();
+    let mut before = f64::INFINITY;
+    for iterations in 0..6 {
+        let training = TrainConfig {
+            iterations,
+            ..case.training
+        };
+        let inertia = case.inertia(&data, &case.train_with(&data, training).map_err(fail)?);
+        // Assignments are made in f32: a point may go to a centroid that is farther by an ulp or so.
+        let tolerance = 1e-5 * inertia + 1e-6 * data.len() as f64;
+        prop_assert!(
+            inertia <= before + tolerance,
+            "{} after {} iterations, {} before",
+            inertia,
+            iterations,
+            before
+        );
+        before = inertia;
+    }
+    Ok(())
+}
+
+/// With as many centroids as distinct keys none is left without its own, empty clusters or not.
+fn few_are_met_exactly((case, distinct): (TrainCase, usize)) -> TestCaseResult {
+    let shape = &case.shape;
+    let distinct = distinct.min(shape.num_centroids());
+    // Components are small whole numbers: distances are exact, and so are means of equal keys.
+    let mut random = Random::new(case.fill.seed);
+    let choices: Vec<f32> = (0..distinct * shape.head_dim)
+        .map(|_| random.below(9) as f32)
+        .collect();
+    let data: Vec<f32> = (0..shape.groups() * case.tokens)
+        .flat_map(|_| &choices[random.below(distinct) * shape.head_dim..][..shape.head_dim])
+        .copied()
+        .collect();
+    let index = case.train_with(&data, case.training).map_err(fail)?;
+    prop_assert!(index.centroids().iter().all(|c| c.is_finite()));
+    prop_assert_eq!(case.inertia(&data, &index), 0.0);
+    Ok(())
+}
+
+fn not_finite_is_refused(case: TrainCase) -> TestCaseResult {
+    let mut data = case.data();
+    let mut random = Random::new(case.fill.seed);
+    let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+    let mut places = [random.below(data.len()), random.below(data.len())];
+    places.sort();
+    // The first is written last: both may have the same place.
+    data[places[1]] = bad[random.below(3)];
+    data[places[0]] = bad[random.below(3)];
+    let (row, component) = (
+        places[0] / case.shape.head_dim,
+        places[0] % case.shape.head_dim,
+    );
+    let (group, token) = (row / case.tokens, row % case.tokens);
+    let expected = Error::NotFinite {
+        batch: group / case.shape.num_kv_heads,
+        head: group % case.shape.num_kv_heads,
+        token,
+        component,
+        value: data[places[0]].to_string(),
+    };
+    prop_assert_eq!(case.train_with(&data, case.training).err(), Some(expected));
+    Ok(())
+}

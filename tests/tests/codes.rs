@@ -1,0 +1,126 @@
+//! Codes: each backend against the oracle, and the oracle against plain distances.
+
+use std::process::ExitCode;
+
+use keysieve_tests::device::{Device, Suite, fail, lens_u32, step_shape};
+use keysieve_tests::oracle::{self, absolute_products_f64, distance_f64};
+use keysieve_tests::strategies::{EncodeCase, Fill, Palette, Random, encode_cases, fills};
+use proptest::test_runner::TestCaseResult;
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    suite.property(
+        "codes_match_oracle",
+        || encode_cases(1 << 19),
+        codes_match_oracle,
+    );
+    suite.on_each_device(
+        "equally_near_centroids_give_the_lower_index",
+        ties_give_the_lower_index,
+    );
+    suite.on_each_device("nan_is_never_nearer_than_a_number", nan_is_never_nearer);
+    suite.property_alone(
+        "oracle::nearest_is_nearest",
+        || {
+            (
+                fills(&[Palette::Usual, Palette::FewDistinct]),
+                1..=64usize,
+                1..=64usize,
+            )
+        },
+        nearest_is_nearest,
+    );
+    suite.run()
+}
+
+fn codes_match_oracle(device: &Device, case: EncodeCase) -> TestCaseResult {
+    let shape = &case.shape;
+    let centroids = case.centroids.floats(shape.centroids_len());
+    let mut keys = case
+        .keys
+        .floats(shape.groups() * case.new_tokens * shape.head_dim);
+    if case.keys_are_centroids {
+        let mut random = Random::new(case.keys.seed);
+        for key in keys.chunks_mut(shape.sub_dim()) {
+            let at = random.below(centroids.len() / shape.sub_dim()) * shape.sub_dim();
+            key.copy_from_slice(&centroids[at..at + shape.sub_dim()]);
+        }
+    }
+    // What is there already must stay: not one code before, between or behind may change.
+    let mut random = Random::new(!case.keys.seed);
+    let codes: Vec<u8> = (0..shape.groups() * shape.code_capacity * shape.num_subvectors)
+        .map(|_| random.below(shape.num_centroids()) as u8)
+        .collect();
+    let expected = oracle::codes(shape, &centroids, &case.seq_lens, &keys, &codes);
+    device.check(&expected, |stages| {
+        stages.codes(
+            &step_shape(shape),
+            &centroids,
+            &lens_u32(&case.seq_lens),
+            &keys,
+            &codes,
+        )
+    })
+}
+
+/// One key of one sub-vector, among `centroids` of `sub_dim` components.
+fn encode(device: &Device, key: &[f32], centroids: &[f32], expected: u8) -> TestCaseResult {
+    let shape = oracle::Shape {
+        batch: 1,
+        num_kv_heads: 1,
+        group_size: 1,
+        num_queries: 1,
+        head_dim: key.len(),
+        num_subvectors: 1,
+        bits: (centroids.len() / key.len()).ilog2(),
+        init_offset: 0,
+        code_capacity: 1,
+        sink: 0,
+        window: 0,
+        heavy: 1,
+        short_context: false,
+        list_stride: 1,
+        weights_stride: 0,
+    };
+    device.check(&[expected], |stages| {
+        stages.codes(&step_shape(&shape), centroids, &[0], key, &[0])
+    })
+}
+
+fn ties_give_the_lower_index(device: &Device) -> TestCaseResult {
+    // All 256 alike; then two pairs alike, in different lanes and rounds of a warp.
+    encode(device, &[3.0, 4.0], &[1.0; 512], 0)?;
+    let mut centroids = vec![9.0; 256];
+    for nearest in [37, 69, 200] {
+        centroids[nearest] = 1.0;
+    }
+    encode(device, &[1.0], &centroids, 37)
+}
+
+fn nan_is_never_nearer(device: &Device) -> TestCaseResult {
+    let nan = f32::NAN;
+    encode(device, &[0.0], &[nan, -f32::NAN, 1e30, nan], 2)?;
+    // The third is infinitely far, and that is still nearer than NaN.
+    encode(device, &[1.0], &[nan, nan, f32::MAX, nan], 2)?;
+    encode(device, &[nan], &[1.0, 2.0], 0)
+}
+
+/// The largest affinity is the smallest distance, up to the rounding errors of the two sums.
+fn nearest_is_nearest((fill, len, count): (Fill, usize, usize)) -> TestCaseResult {
+    let values = fill.floats((count + 1) * len);
+    let (x, centroids) = values.split_at(len);
+    let centroids: Vec<&[f32]> = centroids.chunks(len).collect();
+    let chosen = centroids[usize::from(oracle::nearest(x, centroids.iter().copied()))];
+    let error = |c: &[f32]| {
+        let roundings = (2 * len + 1) as f64 * f64::from(f32::EPSILON / 2.0);
+        // Affinity is half of what is compared, hence twice.
+        2.0 * 1.01 * roundings * (absolute_products_f64(x, c) + 0.5 * absolute_products_f64(c, c))
+    };
+    for c in &centroids {
+        let (got, other) = (distance_f64(x, chosen), distance_f64(x, c));
+        if got > other + error(chosen) + error(c) + 1e-40 {
+            return Err(fail(format!("distance {got} was chosen over {other}")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! Scores: each backend against the oracle.
+
+use std::process::ExitCode;
+
+use keysieve_tests::device::{Device, Suite, lens_u32, step_shape};
+use keysieve_tests::oracle::{self, Shape};
+use keysieve_tests::strategies::{Budget, Fill, Palette, StepCase, step_cases};
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    suite.property("scores_match_oracle", cases, scores_match_oracle);
+    suite.on_each_device("sums_round_in_sub_vector_order", sums_round_in_order);
+    suite.on_each_device("a_million_keys", a_million_keys);
+    suite.run()
+}
+
+fn cases() -> impl Strategy<Value = StepCase> {
+    step_cases(Budget {
+        elements: 1 << 16,
+        components: false,
+    })
+}
+
+fn check(device: &Device, case: &StepCase) -> TestCaseResult {
+    let shape = &case.shape;
+    let table_len = shape.num_subvectors * shape.num_centroids();
+    let tables = case.floats.floats(shape.num_rows() * table_len);
+    let codes_len = shape.groups() * shape.code_capacity * shape.num_subvectors;
+    let codes = case.codes.codes(codes_len, shape.bits);
+    let expected = oracle::scores(shape, &case.seq_lens, &tables, &codes);
+    device.check(&expected, |stages| {
+        stages.scores(
+            &step_shape(shape),
+            &lens_u32(&case.seq_lens),
+            &tables,
+            &codes,
+        )
+    })
+}
+
+fn scores_match_oracle(device: &Device, case: StepCase) -> TestCaseResult {
+    check(device, &case)
+}
+
+fn plain(num_subvectors: usize, bits: u32, keys: usize) -> Shape {
+    Shape {
+        batch: 1,
+        num_kv_heads: 1,
+        group_size: 1,
+        num_queries: 1,
+        head_dim: num_subvectors,
+        num_subvectors,
+        bits,
+        init_offset: 0,
+        code_capacity: keys,
+        sink: 0,
+        window: 0,
+        heavy: 1,
+        short_context: false,
+        list_stride: 1,
+        weights_stride: 0,
+    }
+}
+
+/// Numbers whose sum is different in any other order or precision.
+fn sums_round_in_order(device: &Device) -> TestCaseResult {
+    let tables = [1e8, 0.0, 3.0, 0.0, -1e8, 0.0, 5.0, 0.0];
+    // Beside 1e8 the 3 is lost, and the 5 comes after 1e8 is gone.
+    let expected = [5.0];
+    device.check(&expected, |stages| {
+        stages.scores(&step_shape(&plain(4, 1, 1)), &[1], &tables, &[0, 0, 0, 0])
+    })?;
+    // A lone -0.0 is not added to +0.0, and two of them stay negative.
+    for m in [1, 2] {
+        device.check(&[-0.0], |stages| {
+            stages.scores(
+                &step_shape(&plain(m, 1, 1)),
+                &[1],
+                &vec![-0.0; 2 * m],
+                &vec![1; m],
+            )
+        })?;
+    }
+    Ok(())
+}
+
+fn a_million_keys(device: &Device) -> TestCaseResult {
+    let keys = (1 << 20) + 33;
+    let fill = Fill {
+        seed: 1,
+        palette: Palette::Usual,
+    };
+    check(
+        device,
+        &StepCase {
+            shape: plain(3, 8, keys),
+            seq_lens: vec![keys - 1],
+            floats: fill,
+            codes: fill,
+        },
+    )
+}

@@ -1,0 +1,327 @@
+//! The whole: a decode loop of appends and steps, the CPU's selector against the oracle, the GPU's
+//! against the CPU's and the oracle.
+
+use std::process::ExitCode;
+
+use keysieve::{
+    Backend, IndexParts, KeyIndex, Keys, Metric, PqConfig, Queries, SelectConfig, Selection,
+    Selector, TrainConfig,
+};
+use keysieve_tests::device::{Device, Suite, check_same, fail};
+use keysieve_tests::oracle::{Context, Selected, Shape};
+use keysieve_tests::strategies::{Budget, Fill, LoopCase, Palette, loop_cases};
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    suite.property(
+        "decode_loop_matches_oracle",
+        cases,
+        decode_loop_matches_oracle,
+    );
+    suite.on_each_device(
+        "reference_shape_after_training",
+        reference_shape_after_training,
+    );
+    suite.on_each_device("one_append_or_many_give_the_same", one_append_or_many);
+    suite.run()
+}
+
+fn cases() -> impl Strategy<Value = LoopCase> {
+    loop_cases(Budget {
+        elements: 1 << 16,
+        components: true,
+    })
+}
+
+fn pq_config(shape: &Shape) -> PqConfig {
+    PqConfig {
+        num_subvectors: shape.num_subvectors,
+        bits: shape.bits,
+        init_offset: shape.init_offset,
+        metric: Metric::L2,
+    }
+}
+
+fn select_config(shape: &Shape, weights: bool) -> SelectConfig {
+    SelectConfig {
+        sink: shape.sink,
+        window: shape.window,
+        heavy: shape.heavy,
+        short_context: shape.short_context,
+        weights,
+    }
+}
+
+/// Whether `selection` lists what `expected` does, padding and weights included.
+fn check_against_oracle(
+    shape: &Shape,
+    seq_len: usize,
+    weights: bool,
+    selection: &Selection,
+    expected: &Selected,
+) -> TestCaseResult {
+    prop_assert_eq!(selection.seq_len(), seq_len);
+    check_same("oracle", selection.lengths(), &expected.lengths)?;
+    let stride = selection.list_stride();
+    for row in 0..shape.num_rows() {
+        let (head, query) = (row / shape.num_queries, row % shape.num_queries);
+        let (batch, head) = (head / shape.num_qo_heads(), head % shape.num_qo_heads());
+        let mut list = expected.positions[row * shape.list_stride..][..shape.list_stride].to_vec();
+        let len = expected.lengths[row] as usize;
+        check_same(
+            "oracle",
+            selection.positions(batch, head, query),
+            &list[..len],
+        )?;
+        // The selector may have chosen a longer stride than the oracle's, never a shorter list.
+        list.resize(stride.max(len), -1);
+        list.truncate(stride);
+        check_same(
+            "oracle",
+            &selection.padded_positions()[row * stride..][..stride],
+            &list,
+        )?;
+        let dense = selection.weights(batch, head, query);
+        prop_assert_eq!(dense.is_some(), weights);
+        if let Some(dense) = dense {
+            let row_weights = &expected.weights[row * shape.weights_stride..][..seq_len];
+            check_same("oracle", dense, row_weights)?;
+        }
+    }
+    Ok(())
+}
+
+fn keys<'a>(shape: &Shape, data: &'a [f32], tokens: usize) -> keysieve::Result<Keys<'a>> {
+    Keys::new(
+        data,
+        [shape.batch, shape.num_kv_heads, tokens, shape.head_dim],
+    )
+}
+
+fn queries<'a>(shape: &Shape, data: &'a [f32]) -> keysieve::Result<Queries<'a>> {
+    Queries::new(
+        data,
+        [
+            shape.batch,
+            shape.num_qo_heads(),
+            shape.num_queries,
+            shape.head_dim,
+        ],
+    )
+}
+
+fn decode_loop_matches_oracle(device: &Device, case: LoopCase) -> TestCaseResult {
+    let shape = &case.shape;
+    let m = shape.num_subvectors;
+    let codes = case
+        .codes
+        .codes(shape.groups() * case.num_codes * m, shape.bits);
+    let centroids = case.centroids.floats(shape.centroids_len());
+    let capacity = shape.init_offset + shape.code_capacity;
+    let index = KeyIndex::from_parts(
+        IndexParts {
+            config: pq_config(shape),
+            batch: shape.batch,
+            num_kv_heads: shape.num_kv_heads,
+            head_dim: shape.head_dim,
+            num_codes: case.num_codes,
+            centroids: centroids.clone(),
+            codes: codes.clone(),
+        },
+        capacity,
+    )
+    .map_err(fail)?;
+
+    let mut padded_codes = vec![0; shape.groups() * shape.code_capacity * m];
+    for group in 0..shape.groups() {
+        let used = case.num_codes * m;
+        padded_codes[group * shape.code_capacity * m..][..used]
+            .copy_from_slice(&codes[group * used..][..used]);
+    }
+    let mut oracle = Context {
+        shape: *shape,
+        centroids,
+        codes: padded_codes,
+        seq_len: shape.init_offset + case.num_codes,
+    };
+
+    // No position, no weight to ask for.
+    let weights = case.weights && capacity > 0;
+    let config = select_config(shape, weights);
+    let selector = |backend: &Backend| {
+        Selector::new(
+            backend,
+            index.clone(),
+            config,
+            shape.num_qo_heads(),
+            shape.num_queries,
+        )
+    };
+    let mut on_device = selector(&device.backend).map_err(fail)?;
+    let mut on_cpu = device
+        .is_cuda()
+        .then(|| selector(&Backend::Cpu))
+        .transpose()
+        .map_err(fail)?;
+
+    for (step, tokens) in std::iter::once(0)
+        .chain(case.appends.iter().copied())
+        .enumerate()
+    {
+        let fill = |fill: Fill, len| {
+            Fill {
+                seed: fill.seed ^ step as u64,
+                ..fill
+            }
+            .floats(len)
+        };
+        let new_keys = fill(case.keys, shape.groups() * tokens * shape.head_dim);
+        let step_queries = fill(case.queries, shape.num_rows() * shape.head_dim);
+
+        oracle.append(&new_keys);
+        let expected = oracle.select(&step_queries);
+        let new_keys = keys(shape, &new_keys, tokens).map_err(fail)?;
+        let step_queries = queries(shape, &step_queries).map_err(fail)?;
+        on_device.append(new_keys).map_err(fail)?;
+        prop_assert_eq!(on_device.seq_len(), oracle.seq_len);
+        let got = on_device.select(step_queries).map_err(fail)?;
+        check_against_oracle(shape, oracle.seq_len, weights, got, &expected)?;
+        if let Some(on_cpu) = &mut on_cpu {
+            on_cpu.append(new_keys).map_err(fail)?;
+            let by_cpu = on_cpu.select(step_queries).map_err(fail)?;
+            prop_assert!(
+                got == by_cpu,
+                "step {}: the backends' selections differ",
+                step
+            );
+        }
+    }
+    let (index, groups) = (on_device.to_index().map_err(fail)?, shape.groups());
+    let used = index.num_codes() * m;
+    for group in 0..groups {
+        let expected = &oracle.codes[group * shape.code_capacity * m..][..used];
+        check_same(
+            "oracle",
+            &index.to_parts().codes[group * used..][..used],
+            expected,
+        )?;
+    }
+    Ok(())
+}
+
+/// The reference workload's format and regions on fewer tokens and heads, trained and grown.
+fn reference_shape_after_training(device: &Device) -> TestCaseResult {
+    let (tokens, appended) = (3000, 5);
+    let shape = Shape {
+        batch: 1,
+        num_kv_heads: 2,
+        group_size: 2,
+        num_queries: 1,
+        head_dim: 128,
+        num_subvectors: 2,
+        bits: 6,
+        init_offset: 128,
+        code_capacity: tokens + appended - 128,
+        sink: 128,
+        window: 128,
+        heavy: 128,
+        short_context: true,
+        list_stride: 384,
+        weights_stride: tokens + appended,
+    };
+    let usual = |seed, len| {
+        Fill {
+            seed,
+            palette: Palette::Usual,
+        }
+        .floats(len)
+    };
+    let data = usual(1, shape.groups() * tokens * shape.head_dim);
+    let training = TrainConfig {
+        iterations: 2,
+        seed: 5,
+    };
+    let first_keys = keys(&shape, &data, tokens).map_err(fail)?;
+    let index = KeyIndex::train(&pq_config(&shape), &training, first_keys, tokens + appended)
+        .map_err(fail)?;
+    let mut oracle = Context {
+        shape,
+        centroids: index.centroids().to_vec(),
+        codes: vec![0; shape.groups() * shape.code_capacity * shape.num_subvectors],
+        seq_len: 128,
+    };
+    oracle.append(&first_keys.copy_tokens(128..tokens));
+
+    let config = select_config(&shape, true);
+    let mut selector =
+        Selector::new(&device.backend, index, config, shape.num_qo_heads(), 1).map_err(fail)?;
+    for step in 0..appended as u64 {
+        let new_keys = usual(100 + step, shape.groups() * shape.head_dim);
+        let step_queries = usual(200 + step, shape.num_rows() * shape.head_dim);
+        oracle.append(&new_keys);
+        selector
+            .append(keys(&shape, &new_keys, 1).map_err(fail)?)
+            .map_err(fail)?;
+        let expected = oracle.select(&step_queries);
+        let step_queries = queries(&shape, &step_queries).map_err(fail)?;
+        let got = selector.select(step_queries).map_err(fail)?;
+        check_against_oracle(&shape, oracle.seq_len, true, got, &expected)?;
+        prop_assert_eq!(got.lengths(), [384; 4]);
+    }
+    Ok(())
+}
+
+/// 2,500 tokens at once, more than one launch takes, against the same tokens in uneven calls.
+fn one_append_or_many(device: &Device) -> TestCaseResult {
+    let config = PqConfig {
+        num_subvectors: 4,
+        bits: 8,
+        init_offset: 3,
+        metric: Metric::L2,
+    };
+    let usual = |seed, len| {
+        Fill {
+            seed,
+            palette: Palette::Usual,
+        }
+        .floats(len)
+    };
+    let index = KeyIndex::from_parts(
+        IndexParts {
+            config,
+            batch: 1,
+            num_kv_heads: 2,
+            head_dim: 16,
+            num_codes: 0,
+            centroids: usual(1, 2 * 256 * 16),
+            codes: Vec::new(),
+        },
+        2503,
+    )
+    .map_err(fail)?;
+    let data = usual(2, 2 * 2500 * 16);
+    let all = Keys::new(&data, [1, 2, 2500, 16]).map_err(fail)?;
+    let grown = |ends: &[usize]| -> keysieve::Result<KeyIndex> {
+        let select = SelectConfig {
+            short_context: false,
+            ..SelectConfig::default()
+        };
+        let mut selector = Selector::new(&device.backend, index.clone(), select, 2, 1)?;
+        let mut start = 0;
+        for &end in ends {
+            let part = all.copy_tokens(start..end);
+            selector.append(Keys::new(&part, [1, 2, end - start, 16])?)?;
+            start = end;
+        }
+        selector.to_index()
+    };
+    let at_once = grown(&[2500]).map_err(fail)?;
+    prop_assert_eq!(at_once.seq_len(), 2503);
+    prop_assert!(at_once == grown(&[1, 1, 33, 1058, 2082, 2500]).map_err(fail)?);
+    let mut on_cpu = index.clone();
+    on_cpu.append(all).map_err(fail)?;
+    prop_assert!(at_once == on_cpu, "codes differ from the cpu backend's");
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! Top-k: each backend against a full sort.
+
+use std::process::ExitCode;
+
+use keysieve_tests::device::{Device, Suite, lens_u32, step_shape};
+use keysieve_tests::oracle::{self, Shape};
+use keysieve_tests::strategies::{
+    Budget, Fill, Palette, Random, SPECIAL_BITS, StepCase, step_cases,
+};
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    suite.property("top_k_matches_oracle", cases, top_k_matches_oracle);
+    suite.on_each_device("every_heavy_around_a_tie", every_heavy_around_a_tie);
+    suite.on_each_device("heavy_4096_of_all_special_scores", heavy_4096_of_specials);
+    suite.on_each_device("the_largest_context", the_largest_context);
+    suite.run()
+}
+
+fn cases() -> impl Strategy<Value = StepCase> {
+    step_cases(Budget {
+        elements: 1 << 17,
+        components: false,
+    })
+}
+
+fn check(device: &Device, shape: &Shape, seq_lens: &[usize], scores: &[f32]) -> TestCaseResult {
+    let expected = oracle::top_k(shape, seq_lens, scores);
+    device.check(&expected, |stages| {
+        stages.top_k(&step_shape(shape), &lens_u32(seq_lens), scores)
+    })
+}
+
+fn top_k_matches_oracle(device: &Device, case: StepCase) -> TestCaseResult {
+    let shape = &case.shape;
+    let mut scores = case.floats.floats(shape.num_rows() * shape.code_capacity);
+    // Scores of codes that are no candidates would win, were they looked at.
+    for (row, (batch, _)) in shape.rows().into_iter().enumerate() {
+        for key in 0..shape.code_capacity {
+            if !shape.is_candidate(shape.init_offset + key, case.seq_lens[batch]) {
+                scores[row * shape.code_capacity + key] = f32::INFINITY;
+            }
+        }
+    }
+    check(device, shape, &case.seq_lens, &scores)
+}
+
+fn one_row(keys: usize, heavy: usize) -> Shape {
+    Shape {
+        batch: 1,
+        num_kv_heads: 1,
+        group_size: 1,
+        num_queries: 1,
+        head_dim: 1,
+        num_subvectors: 1,
+        bits: 1,
+        init_offset: 0,
+        code_capacity: keys,
+        sink: 0,
+        window: 0,
+        heavy,
+        short_context: false,
+        list_stride: 1,
+        weights_stride: 0,
+    }
+}
+
+/// Zeros of both signs tie, and lie between better and worse scores: every cut through them.
+fn every_heavy_around_a_tie(device: &Device) -> TestCaseResult {
+    let mut random = Random::new(7);
+    let scores: Vec<f32> = (0..300)
+        .map(|_| [1.0, 0.0, -0.0, -1.0, f32::NAN][random.below(5)])
+        .collect();
+    for heavy in 0..=scores.len() + 1 {
+        check(
+            device,
+            &one_row(scores.len(), heavy),
+            &[scores.len()],
+            &scores,
+        )?;
+    }
+    Ok(())
+}
+
+fn heavy_4096_of_specials(device: &Device) -> TestCaseResult {
+    let mut random = Random::new(11);
+    let scores: Vec<f32> = (0..20_000)
+        .map(|_| f32::from_bits(SPECIAL_BITS[random.below(SPECIAL_BITS.len())]))
+        .collect();
+    for heavy in [4095, 4096] {
+        check(
+            device,
+            &one_row(scores.len(), heavy),
+            &[scores.len()],
+            &scores,
+        )?;
+    }
+    Ok(())
+}
+
+/// 2^24 keys, with many ties and with few.
+fn the_largest_context(device: &Device) -> TestCaseResult {
+    let keys = 1 << 24;
+    for palette in [Palette::FewDistinct, Palette::AnyBits] {
+        let scores = Fill { seed: 3, palette }.floats(keys);
+        check(device, &one_row(keys, 4096), &[keys], &scores)?;
+    }
+    Ok(())
+}
