@@ -8,6 +8,7 @@
 //! step      a whole step on buffers made once: which kernels, in which order
 //! graph     a step captured once and replayed for every token
 //! stages    one stage at a time, for tests
+//! timing    GPU time by events, for measurements
 //! doctor    what is there and what is missing
 //! ```
 
@@ -20,6 +21,7 @@ pub mod graph;
 mod launch;
 mod stages;
 pub mod step;
+pub mod timing;
 
 pub use device::Device;
 pub use graph::StepGraph;

@@ -1,0 +1,125 @@
+//! `keysieve bench`: how long a step takes.
+//!
+//! A step encodes one new key for each head, advances the context, and selects. Before anything is
+//! timed the answer is checked; a wrong one is an error and no time is printed.
+//!
+//! ```text
+//! shape     what is measured
+//! bytes     what a step of it moves
+//! plan      how often, and where in the context
+//! memory    whether it fits
+//! data      keys and queries
+//! check     the answer, by a plain loop
+//! cpu cuda  the measurements
+//! stats report trace progress     what a person or a program sees of them
+//! ```
+
+mod bytes;
+mod check;
+mod cpu;
+mod cuda;
+mod data;
+mod memory;
+mod plan;
+mod progress;
+mod report;
+mod shape;
+mod stats;
+mod trace;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use keysieve::{AutoBackend, Backend, files};
+use serde_json::json;
+
+use self::data::Data;
+use self::plan::Plan;
+use self::progress::Progress;
+use self::report::Measured;
+use self::shape::ShapeArgs;
+use self::trace::Trace;
+use super::options::{BackendArgs, whole};
+
+/// The CPU's context grows by one in each run, so a thousand leave it about as long as it was.
+const MAX_RUNS: usize = 1000;
+
+/// Measure a step, after checking its answer
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    shape: ShapeArgs,
+    #[command(flatten)]
+    backend: BackendArgs,
+    /// Steps before the first that counts
+    #[arg(long, value_name = "N", value_parser = whole(0, MAX_RUNS), default_value_t = 10)]
+    warmup: usize,
+    /// Steps that count
+    #[arg(long, value_name = "N", value_parser = whole(1, MAX_RUNS), default_value_t = 50)]
+    runs: usize,
+    /// Seed of keys and queries
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    seed: u64,
+    /// Write the figures as JSON too; `-` prints JSON instead of the table
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write spans as Chrome-trace JSON, which Perfetto opens
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
+    let done = bench(args, quiet);
+    if let Err(error) = &done
+        && error.is::<check::Mismatch>()
+    {
+        // Not bad input, which is what other errors end with; and nothing is left to clean up.
+        super::report::error(&error.to_string());
+        std::process::exit(1);
+    }
+    done
+}
+
+fn bench(args: &Args, quiet: bool) -> anyhow::Result<()> {
+    super::report::check_json(args.json.as_deref())?;
+    if let Some(path) = &args.trace {
+        files::check_target("--trace", path)?;
+    }
+    let shape = args.shape.shape()?;
+    let opened = args.backend.open()?;
+    let plan = Plan::new(&shape, args.warmup, args.runs, &opened.backend)?;
+    memory::check(&shape, plan.capacity, &opened.backend)?;
+
+    let mut trace = Trace::new();
+    let measured = measure(&opened, &plan, args.seed, &mut trace, quiet)?;
+    if let Some(path) = &args.trace {
+        let about = json!({
+            "backend": opened.backend.name(),
+            "device": opened.backend.device_name(),
+            "shape": &shape,
+        });
+        trace.write(path, about)?;
+    }
+    let value = measured.json(&opened, &plan, args.seed);
+    let text = measured.text(&opened, &plan, args.seed);
+    super::report::give(&text, args.json.as_deref(), &value)
+}
+
+fn measure(
+    opened: &AutoBackend,
+    plan: &Plan<'_>,
+    seed: u64,
+    trace: &mut Trace,
+    quiet: bool,
+) -> anyhow::Result<Measured> {
+    let shape = plan.shape;
+    let data = Data { shape, seed };
+    let progress = Progress::new(quiet);
+    let encoding = Instant::now();
+    let index = data.index(plan.tokens, plan.capacity, &progress)?;
+    trace.host("make and encode keys", encoding);
+    match &opened.backend {
+        Backend::Cpu => cpu::measure(plan, &data, index, trace, &progress),
+        Backend::Cuda(device) => cuda::measure(plan, &data, device, index, trace, &progress),
+    }
+}

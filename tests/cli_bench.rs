@@ -1,0 +1,194 @@
+//! `keysieve bench` as a user runs it.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// A step small enough that a test may measure it.
+const SMALL: &[&str] = &[
+    "--backend",
+    "cpu",
+    "--heads",
+    "4",
+    "--kv-heads",
+    "2",
+    "--tokens",
+    "700",
+    "--head-dim",
+    "24",
+    "--subvectors",
+    "3",
+    "--bits",
+    "4",
+    "--sink",
+    "16",
+    "--window",
+    "32",
+    "--heavy",
+    "40",
+    "--warmup",
+    "1",
+    "--runs",
+    "3",
+];
+
+fn bench(options: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_keysieve"))
+        .arg("bench")
+        .args(options)
+        .output()
+        .unwrap()
+}
+
+fn json_of(options: &[&str]) -> Value {
+    let output = bench(&[options, &["--json", "-"]].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn json_has_every_figure() {
+    let value = json_of(SMALL);
+    assert_eq!(value["backend"], "cpu");
+    assert_eq!(value["checked"], true);
+    assert_eq!(value["launches"], 0);
+    let shape = &value["shape"];
+    for (name, expected) in [
+        ("batch", 1),
+        ("num_qo_heads", 4),
+        ("num_kv_heads", 2),
+        ("tokens", 700),
+        ("head_dim", 24),
+        ("num_subvectors", 3),
+        ("bits", 4),
+        ("init_offset", 16),
+        ("sink", 16),
+        ("window", 32),
+        ("heavy", 40),
+    ] {
+        assert_eq!(shape[name], expected, "{name}");
+    }
+    assert_eq!(shape["weights"], true);
+    let step = |figure: &str| value["step_us"][figure].as_f64().unwrap();
+    assert!(step("min") > 0.0 && step("std") >= 0.0);
+    for figure in ["average", "median"] {
+        assert!(step("min") <= step(figure) && step(figure) <= step("max"));
+    }
+    for stage in ["codes", "lut", "scores", "top_k", "index_list", "weights"] {
+        assert!(
+            value["stages_us"][stage].as_f64().unwrap() >= 0.0,
+            "{stage}"
+        );
+    }
+    assert!(value["bytes"].as_u64() > value["bytes_minimum"].as_u64());
+    assert!(value["copy_gb_per_s"].as_f64().unwrap() > 0.0);
+    let date = value["date"].as_str().unwrap();
+    assert!(date.len() == 10 && date.starts_with("20"), "{date}");
+}
+
+#[test]
+fn unusual_shapes_are_measured_too() {
+    for change in [
+        &["--heavy", "0", "--no-weights"][..],
+        &["--tokens", "17"],
+        &["--sink", "0", "--window", "0", "--init-offset", "0"],
+        &["--sink", "900", "--init-offset", "3"],
+        &["--window", "900"],
+        &["--bits", "1", "--subvectors", "1"],
+        &["--batch", "3", "--seed", "18446744073709551615"],
+        &["--runs", "1", "--warmup", "0"],
+    ] {
+        // A later option of the same name would be a second one.
+        let mut options: Vec<&str> = Vec::new();
+        for pair in SMALL.chunks(2).filter(|pair| !change.contains(&pair[0])) {
+            options.extend(pair);
+        }
+        options.extend(change);
+        assert_eq!(json_of(&options)["checked"], true, "{change:?}");
+    }
+}
+
+#[test]
+fn a_person_gets_a_table() {
+    let output = bench(SMALL);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for word in [
+        "checked",
+        "step_us",
+        "top_k",
+        "launches",
+        "copy bandwidth",
+        "bytes moved",
+    ] {
+        assert!(text.contains(word), "{word} in {text}");
+    }
+    assert!(output.stderr.is_empty(), "no terminal, no progress bar");
+}
+
+#[test]
+fn a_trace_has_complete_events_on_named_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trace.json");
+    let output = bench(&[SMALL, &["--trace", path.to_str().unwrap()]].concat());
+    assert!(output.status.success());
+    let trace: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let named: Vec<&Value> = events
+        .iter()
+        .filter(|event| event["name"] == "thread_name")
+        .map(|event| &event["tid"])
+        .collect();
+    let spans = events.iter().filter(|event| event["ph"] == "X");
+    let mut names = Vec::new();
+    for span in spans {
+        assert!(span["ts"].as_f64().unwrap() >= 0.0 && span["dur"].as_f64().unwrap() >= 0.0);
+        assert!(named.contains(&&span["tid"]));
+        names.push(span["name"].as_str().unwrap());
+    }
+    for name in ["check", "encode", "select", "scores"] {
+        assert!(names.contains(&name), "{name} in {names:?}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn bad_options_are_refused_in_one_line() {
+    for (options, named) in [
+        (&["--heads", "0"][..], "--heads"),
+        (&["--runs", "0"], "--runs"),
+        (&["--tokens", "16777217"], "--tokens"),
+        (&["--tokens", "128"], "--tokens"),
+        (&["--kv-heads", "5"], "--kv-heads"),
+        (&["--subvectors", "3"], "--subvectors"),
+        (&["--bits", "9"], "--bits"),
+        (&["--heavy", "4097"], "--heavy"),
+        (&["--shape", "round"], "--shape"),
+        (&["--weights", "--no-weights"], "--weights"),
+        (&["--trace", "no/such/folder/trace"], "--trace"),
+        (&["--json", "no/such/folder/json"], "--json"),
+        (
+            &["--tokens", "16777216", "--init-offset", "16777215"],
+            "--init-offset",
+        ),
+        (
+            &[
+                "--batch", "65536", "--heads", "65536", "--tokens", "16777216",
+            ],
+            "--batch, --heads, --tokens",
+        ),
+    ] {
+        let output = bench(&[options, &["--backend", "cpu"]].concat());
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{options:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.contains(named), "{named} in {stderr}");
+        let says_what = ["expected", "possible values", "cannot be"];
+        assert!(
+            says_what.iter().any(|words| stderr.contains(words)),
+            "{stderr}"
+        );
+        assert!(output.stdout.is_empty());
+    }
+}
