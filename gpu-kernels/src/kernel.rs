@@ -150,21 +150,3 @@ macro_rules! kernel {
         }
     };
 }
-
-#[cfg(not(target_arch = "nvptx64"))]
-use crate::{codes, index_list, lut, scores, top_k, weights};
-
-/// Every kernel of the crate, in data-flow order.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[KernelInfo] = &[
-    codes::Codes::INFO,
-    codes::Advance::INFO,
-    lut::Lut::INFO,
-    scores::Scores::INFO,
-    top_k::TopKHistogram::INFO,
-    top_k::TopKDigit::INFO,
-    top_k::TopKCount::INFO,
-    top_k::TopKGather::INFO,
-    index_list::IndexList::INFO,
-    weights::Weights::INFO,
-];

@@ -43,3 +43,6 @@ pub mod lut;
 pub mod scores;
 pub mod top_k;
 pub mod weights;
+
+#[cfg(not(target_arch = "nvptx64"))]
+pub mod table;

@@ -197,7 +197,8 @@ impl KeyIndex {
     /// [`Error::NotFinite`] for NaN or infinities, [`Error::Capacity`] when they do not fit.
     pub fn append(&mut self, keys: Keys<'_>) -> Result<()> {
         self.check_append(&keys)?;
-        cpu::codes::append(self, keys);
+        let (m, first) = (self.config.num_subvectors, self.num_codes());
+        cpu::codes::append(m, &self.lanes, keys, first, &mut self.codes);
         self.seq_len += keys.tokens;
         Ok(())
     }
@@ -335,11 +336,6 @@ impl KeyIndex {
     /// `[batch, num_kv_heads, code_capacity, m]`, of which the first `num_codes` keys count.
     pub fn padded_codes(&self) -> &[u8] {
         &self.codes
-    }
-
-    /// The codes to write to, and the centroids of every (group, sub-vector) to encode with.
-    pub(crate) fn codes_and_lanes(&mut self) -> (&mut [u8], &[CentroidLanes]) {
-        (&mut self.codes, &self.lanes)
     }
 }
 

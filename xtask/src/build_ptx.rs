@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use gpu_kernels::kernel::KERNELS;
+use gpu_kernels::table::KERNELS;
 use sha2::{Digest, Sha256};
 
 use crate::device_compiler::DeviceCompiler;

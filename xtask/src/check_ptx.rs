@@ -2,7 +2,8 @@
 //! convergent operations that its source means.
 
 use anyhow::{Result, bail};
-use gpu_kernels::kernel::{KERNELS, KernelInfo};
+use gpu_kernels::kernel::KernelInfo;
+use gpu_kernels::table::KERNELS;
 
 use crate::build_ptx::{TARGETS, Target};
 use crate::ptx_text::{self, Collectives, Function};

@@ -185,7 +185,7 @@ pub(crate) fn insert_launch_bounds(
     for function in functions(ptx)?.iter().filter(|function| function.is_entry) {
         let name = function.name;
         let Some(LaunchBounds { threads, cluster }) = bounds(name) else {
-            bail!("the PTX has an entry {name} that is missing in gpu_kernels::kernel::KERNELS");
+            bail!("the PTX has an entry {name} that is missing in gpu_kernels::table::KERNELS");
         };
         text.push_str(&ptx[copied..function.header_end]);
         text.push_str(&format!("\n.maxntid {threads}, 1, 1"));

@@ -1,7 +1,7 @@
 //! The commands. Each is a file here with its `Args` and its `run`.
 //!
 //! A command that fails has written nothing and says so in one line on stderr: bad input with exit
-//! status 2, a GPU that stopped working with 1.
+//! status 2, a GPU that stopped working or answered wrong with 1.
 
 mod options;
 mod report;
@@ -100,6 +100,9 @@ fn usage_error(error: &clap::Error) -> String {
 }
 
 fn exit_status(error: &anyhow::Error) -> u8 {
+    if error.is::<bench::Mismatch>() {
+        return 1;
+    }
     match error.downcast_ref::<Error>() {
         Some(Error::Driver { .. } | Error::DeviceLost { .. }) => 1,
         _ => 2,

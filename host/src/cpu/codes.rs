@@ -3,33 +3,29 @@
 use rayon::prelude::*;
 
 use super::codebook::{CentroidLanes, nearest_centroids};
-use crate::index::KeyIndex;
 use crate::tensor::Keys;
 
-/// Encodes `keys` into the room behind the index's codes; its length stays as it is.
-pub(crate) fn append(index: &mut KeyIndex, keys: Keys<'_>) {
-    let config = *index.config();
-    let (seq_len, code_stride) = (
-        index.seq_len(),
-        index.code_capacity() * config.num_subvectors,
-    );
+/// Writes the codes of `keys` into `codes` `[groups, code_capacity, m]` from key `first` of every group
+/// on, given the centroids of every (group, sub-vector).
+pub(crate) fn append(
+    m: usize,
+    lanes: &[CentroidLanes],
+    keys: Keys<'_>,
+    first: usize,
+    codes: &mut [u8],
+) {
     if keys.tokens == 0 {
         return;
     }
-    let (codes, lanes) = index.codes_and_lanes();
-    let first = (seq_len - config.init_offset) * config.num_subvectors;
-    let new_len = keys.tokens * config.num_subvectors;
+    let groups = lanes.len() / m;
+    let stride = codes.len() / groups;
     codes
-        .par_chunks_mut(code_stride)
-        .zip(lanes.par_chunks(config.num_subvectors))
+        .par_chunks_mut(stride)
+        .zip(lanes.par_chunks(m))
         .enumerate()
         .for_each(|(group, (codes, lanes))| {
-            encode(
-                lanes,
-                keys.group(group),
-                keys.head_dim,
-                &mut codes[first..first + new_len],
-            );
+            let codes = &mut codes[first * m..(first + keys.tokens) * m];
+            encode(lanes, keys.group(group), keys.head_dim, codes);
         });
 }
 

@@ -6,7 +6,8 @@ use cust::context::{Context, CurrentContext};
 use cust::device::DeviceAttribute;
 use cust::module::Module;
 use cust::sys;
-use gpu_kernels::kernel::{KERNELS, KernelArgs};
+use gpu_kernels::kernel::KernelArgs;
+use gpu_kernels::table::KERNELS;
 
 use super::error::{OrDriverError, lost};
 use crate::config::{MAX_BITS, MAX_SUBVECTORS};
@@ -205,7 +206,7 @@ const fn kernel_index(name: &str) -> usize {
         }
         index += 1;
     }
-    panic!("the kernel is not in gpu_kernels::kernel::KERNELS")
+    panic!("the kernel is not in gpu_kernels::table::KERNELS")
 }
 
 const fn same(a: &[u8], b: &[u8]) -> bool {

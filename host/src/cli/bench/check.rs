@@ -13,7 +13,7 @@ pub(super) const STEPS: usize = 3;
 /// Two ways to the answer that do not agree.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer is wrong, so nothing was timed: {0}")]
-pub(super) struct Mismatch(pub(super) String);
+pub(in crate::cli) struct Mismatch(pub(super) String);
 
 type Result<T> = std::result::Result<T, Mismatch>;
 

@@ -9,14 +9,11 @@ use keysieve::{Backend, KeyIndex, Selector};
 use super::check;
 use super::cpu::{self, us};
 use super::data::Data;
-use super::plan::Plan;
+use super::plan::{Plan, REPLAYS};
 use super::progress::Progress;
 use super::report::{Measured, Other};
 use super::stats::{Stats, median};
 use super::trace::{Trace, Track};
-
-/// Replays in a row, as a server has them that does nothing else.
-pub(super) const REPLAYS: usize = 200;
 
 /// Times that so many are measured.
 const REPLAY_RUNS: usize = 5;

@@ -33,6 +33,7 @@ use std::time::Instant;
 use keysieve::{AutoBackend, Backend, files};
 use serde_json::json;
 
+pub(super) use self::check::Mismatch;
 use self::data::Data;
 use self::plan::Plan;
 use self::progress::Progress;
@@ -69,18 +70,6 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
-    let done = bench(args, quiet);
-    if let Err(error) = &done
-        && error.is::<check::Mismatch>()
-    {
-        // Not bad input, which is what other errors end with; and nothing is left to clean up.
-        super::report::error(&error.to_string());
-        std::process::exit(1);
-    }
-    done
-}
-
-fn bench(args: &Args, quiet: bool) -> anyhow::Result<()> {
     super::report::check_json(args.json.as_deref())?;
     if let Some(path) = &args.trace {
         files::check_target("--trace", path)?;

@@ -4,8 +4,10 @@ use keysieve::config::MAX_TOKENS;
 use keysieve::{Backend, Error};
 
 use super::check;
-use super::cuda::REPLAYS;
 use super::shape::Shape;
+
+/// Replays in a row, as a server has them that does nothing else.
+pub(super) const REPLAYS: usize = 200;
 
 /// What is measured, and how often.
 #[derive(Debug)]

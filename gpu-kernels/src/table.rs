@@ -1,0 +1,18 @@
+//! The table of all kernels: what the host loads, and what `cargo xtask` builds and checks.
+
+use crate::kernel::{KernelArgs, KernelInfo};
+use crate::{codes, index_list, lut, scores, top_k, weights};
+
+/// Every kernel of the crate, in data-flow order.
+pub const KERNELS: &[KernelInfo] = &[
+    codes::Codes::INFO,
+    codes::Advance::INFO,
+    lut::Lut::INFO,
+    scores::Scores::INFO,
+    top_k::TopKHistogram::INFO,
+    top_k::TopKDigit::INFO,
+    top_k::TopKCount::INFO,
+    top_k::TopKGather::INFO,
+    index_list::IndexList::INFO,
+    weights::Weights::INFO,
+];
