@@ -18,6 +18,7 @@ use keysieve::cuda::CudaStages;
 use keysieve::stages::Stages;
 use keysieve::{Backend, Error};
 use libtest_mimic::{Arguments, Failed, Trial};
+use proptest::prop_assert;
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestCaseResult, TestError};
 use proptest::test_runner::{TestRng, TestRunner};
@@ -125,6 +126,19 @@ pub fn check_same<T: SameBits>(whose: &str, got: &[T], expected: &[T]) -> TestCa
             expected[i]
         ))),
     }
+}
+
+/// Fails unless the first `len` of `list` ascend inside the context and the others are padding.
+pub fn check_list(list: &[i32], len: i32, seq_len: usize) -> TestCaseResult {
+    let (listed, padding) = list.split_at(len as usize);
+    prop_assert!(
+        listed.windows(2).all(|pair| pair[0] < pair[1]),
+        "{:?}",
+        listed
+    );
+    prop_assert!(listed.iter().all(|&p| 0 <= p && (p as usize) < seq_len));
+    prop_assert!(padding.iter().all(|&p| p == -1));
+    Ok(())
 }
 
 /// A case's failure, from anything printable.

@@ -1,8 +1,11 @@
 //! What the tests of keysieve stand on: a naive [`oracle`], proptest [`strategies`] that aim at
-//! trouble, and the table of [`device`]s that every test body is stamped into.
+//! trouble, [`shapes`] in the library's terms, and the table of [`device`]s that every test body is
+//! stamped into.
 //!
-//! The tests themselves are the files of `tests/`, one for each stage, named as the stage is.
+//! The tests themselves are in `tests/`: a file for each stage, named as the stage is, or a folder
+//! where one file would be long.
 
 pub mod device;
 pub mod oracle;
+pub mod shapes;
 pub mod strategies;

@@ -121,6 +121,12 @@ pub struct Fill {
 }
 
 impl Fill {
+    /// Usual values of that seed.
+    pub fn usual(seed: u64) -> Self {
+        let palette = Palette::Usual;
+        Fill { seed, palette }
+    }
+
     /// `len` values.
     pub fn floats(&self, len: usize) -> Vec<f32> {
         let mut random = Random::new(self.seed);

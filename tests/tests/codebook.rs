@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
-use keysieve::{Error, KeyIndex, Keys, Metric, PqConfig, TrainConfig};
+use keysieve::{Error, KeyIndex, Keys, TrainConfig};
 use keysieve_tests::device::{Suite, check_same, fail};
 use keysieve_tests::oracle::{self, Shape, distance_f64};
+use keysieve_tests::shapes::{one_row, pq_config};
 use keysieve_tests::strategies::{FINITE, Fill, Palette, Random, fills};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -71,14 +72,9 @@ impl TrainCase {
 
     fn train_with(&self, data: &[f32], training: TrainConfig) -> keysieve::Result<KeyIndex> {
         let shape = &self.shape;
-        let config = PqConfig {
-            num_subvectors: shape.num_subvectors,
-            bits: shape.bits,
-            init_offset: shape.init_offset,
-            metric: Metric::L2,
-        };
         let keys = [shape.batch, shape.num_kv_heads, self.tokens, shape.head_dim];
-        KeyIndex::train(&config, &training, Keys::new(data, keys)?, self.tokens)
+        let keys = Keys::new(data, keys)?;
+        KeyIndex::train(&pq_config(shape), &training, keys, self.tokens)
     }
 
     fn train(&self) -> keysieve::Result<KeyIndex> {
@@ -138,19 +134,11 @@ fn train_cases(palettes: &'static [Palette]) -> impl Strategy<Value = TrainCase>
                 shape: Shape {
                     batch,
                     num_kv_heads,
-                    group_size: 1,
-                    num_queries: 1,
                     head_dim: m * sub_dim,
                     num_subvectors: m,
                     bits,
                     init_offset,
-                    code_capacity: tokens,
-                    sink: 0,
-                    window: 0,
-                    heavy: 1,
-                    short_context: false,
-                    list_stride: 1,
-                    weights_stride: 0,
+                    ..one_row(tokens, 1)
                 },
                 tokens: init_offset + tokens,
                 training: TrainConfig {
@@ -215,31 +203,17 @@ fn many_keys_on_any_threads() -> TestCaseResult {
 fn many_keys(seed: u64) -> TrainCase {
     TrainCase {
         shape: Shape {
-            batch: 1,
-            num_kv_heads: 1,
-            group_size: 1,
-            num_queries: 1,
             head_dim: 16,
             num_subvectors: 2,
             bits: 5,
-            init_offset: 0,
-            code_capacity: 9000,
-            sink: 0,
-            window: 0,
-            heavy: 1,
-            short_context: false,
-            list_stride: 1,
-            weights_stride: 0,
+            ..one_row(9000, 1)
         },
         tokens: 9000,
         training: TrainConfig {
             iterations: 4,
             seed,
         },
-        fill: Fill {
-            seed: 1,
-            palette: Palette::Usual,
-        },
+        fill: Fill::usual(1),
     }
 }
 

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use keysieve_tests::device::{Device, Suite, fail, lens_u32, step_shape};
 use keysieve_tests::oracle::{self, absolute_products_f64, distance_f64};
+use keysieve_tests::shapes::one_row;
 use keysieve_tests::strategies::{EncodeCase, Fill, Palette, Random, encode_cases, fills};
 use proptest::test_runner::TestCaseResult;
 
@@ -66,21 +67,9 @@ fn codes_match_oracle(device: &Device, case: EncodeCase) -> TestCaseResult {
 /// One key of one sub-vector, among `centroids` of `sub_dim` components.
 fn encode(device: &Device, key: &[f32], centroids: &[f32], expected: u8) -> TestCaseResult {
     let shape = oracle::Shape {
-        batch: 1,
-        num_kv_heads: 1,
-        group_size: 1,
-        num_queries: 1,
         head_dim: key.len(),
-        num_subvectors: 1,
         bits: (centroids.len() / key.len()).ilog2(),
-        init_offset: 0,
-        code_capacity: 1,
-        sink: 0,
-        window: 0,
-        heavy: 1,
-        short_context: false,
-        list_stride: 1,
-        weights_stride: 0,
+        ..one_row(1, 1)
     };
     device.check(&[expected], |stages| {
         stages.codes(&step_shape(&shape), centroids, &[0], key, &[0])

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use keysieve_tests::device::{Device, Suite, fail, lens_u32, step_shape};
+use keysieve_tests::device::{Device, Suite, check_list, fail, lens_u32, step_shape};
 use keysieve_tests::oracle;
 use keysieve_tests::strategies::{Budget, StepCase, step_cases};
 use proptest::prelude::*;
@@ -60,14 +60,7 @@ fn lists_ascend_and_are_padded(device: &Device, case: StepCase) -> TestCaseResul
         .map_err(fail)?;
     for (row, (batch, _)) in case.shape.rows().into_iter().enumerate() {
         let list = &lists[row * case.shape.list_stride..][..case.shape.list_stride];
-        let (listed, padding) = list.split_at(lengths[row] as usize);
-        prop_assert!(listed.windows(2).all(|pair| pair[0] < pair[1]));
-        prop_assert!(
-            listed
-                .iter()
-                .all(|&p| 0 <= p && (p as usize) < case.seq_lens[batch])
-        );
-        prop_assert!(padding.iter().all(|&p| p == -1));
+        check_list(list, lengths[row], case.seq_lens[batch])?;
     }
     Ok(())
 }

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use keysieve_tests::device::{Device, Suite, lens_u32, step_shape};
 use keysieve_tests::oracle::{self, Shape};
-use keysieve_tests::strategies::{Budget, Fill, Palette, StepCase, step_cases};
+use keysieve_tests::shapes::one_row;
+use keysieve_tests::strategies::{Budget, Fill, StepCase, step_cases};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
@@ -46,21 +47,10 @@ fn scores_match_oracle(device: &Device, case: StepCase) -> TestCaseResult {
 
 fn plain(num_subvectors: usize, bits: u32, keys: usize) -> Shape {
     Shape {
-        batch: 1,
-        num_kv_heads: 1,
-        group_size: 1,
-        num_queries: 1,
         head_dim: num_subvectors,
         num_subvectors,
         bits,
-        init_offset: 0,
-        code_capacity: keys,
-        sink: 0,
-        window: 0,
-        heavy: 1,
-        short_context: false,
-        list_stride: 1,
-        weights_stride: 0,
+        ..one_row(keys, 1)
     }
 }
 
@@ -88,10 +78,7 @@ fn sums_round_in_order(device: &Device) -> TestCaseResult {
 
 fn a_million_keys(device: &Device) -> TestCaseResult {
     let keys = (1 << 20) + 33;
-    let fill = Fill {
-        seed: 1,
-        palette: Palette::Usual,
-    };
+    let fill = Fill::usual(1);
     check(
         device,
         &StepCase {

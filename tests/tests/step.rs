@@ -9,7 +9,8 @@ use keysieve::{
 };
 use keysieve_tests::device::{Device, Suite, check_same, fail};
 use keysieve_tests::oracle::{Context, Selected, Shape};
-use keysieve_tests::strategies::{Budget, Fill, LoopCase, Palette, loop_cases};
+use keysieve_tests::shapes::{index_parts, pq_config, select_config};
+use keysieve_tests::strategies::{Budget, Fill, LoopCase, loop_cases};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
@@ -33,25 +34,6 @@ fn cases() -> impl Strategy<Value = LoopCase> {
         elements: 1 << 16,
         components: true,
     })
-}
-
-fn pq_config(shape: &Shape) -> PqConfig {
-    PqConfig {
-        num_subvectors: shape.num_subvectors,
-        bits: shape.bits,
-        init_offset: shape.init_offset,
-        metric: Metric::L2,
-    }
-}
-
-fn select_config(shape: &Shape, weights: bool) -> SelectConfig {
-    SelectConfig {
-        sink: shape.sink,
-        window: shape.window,
-        heavy: shape.heavy,
-        short_context: shape.short_context,
-        weights,
-    }
 }
 
 /// Whether `selection` lists what `expected` does, padding and weights included.
@@ -115,34 +97,19 @@ fn queries<'a>(shape: &Shape, data: &'a [f32]) -> keysieve::Result<Queries<'a>> 
 fn decode_loop_matches_oracle(device: &Device, case: LoopCase) -> TestCaseResult {
     let shape = &case.shape;
     let m = shape.num_subvectors;
-    let codes = case
-        .codes
-        .codes(shape.groups() * case.num_codes * m, shape.bits);
-    let centroids = case.centroids.floats(shape.centroids_len());
     let capacity = shape.init_offset + shape.code_capacity;
-    let index = KeyIndex::from_parts(
-        IndexParts {
-            config: pq_config(shape),
-            batch: shape.batch,
-            num_kv_heads: shape.num_kv_heads,
-            head_dim: shape.head_dim,
-            num_codes: case.num_codes,
-            centroids: centroids.clone(),
-            codes: codes.clone(),
-        },
-        capacity,
-    )
-    .map_err(fail)?;
+    let parts = index_parts(&case, case.centroids);
+    let index = KeyIndex::from_parts(parts.clone(), capacity).map_err(fail)?;
 
     let mut padded_codes = vec![0; shape.groups() * shape.code_capacity * m];
     for group in 0..shape.groups() {
         let used = case.num_codes * m;
         padded_codes[group * shape.code_capacity * m..][..used]
-            .copy_from_slice(&codes[group * used..][..used]);
+            .copy_from_slice(&parts.codes[group * used..][..used]);
     }
     let mut oracle = Context {
         shape: *shape,
-        centroids,
+        centroids: parts.centroids,
         codes: padded_codes,
         seq_len: shape.init_offset + case.num_codes,
     };
@@ -231,13 +198,7 @@ fn reference_shape_after_training(device: &Device) -> TestCaseResult {
         list_stride: 384,
         weights_stride: tokens + appended,
     };
-    let usual = |seed, len| {
-        Fill {
-            seed,
-            palette: Palette::Usual,
-        }
-        .floats(len)
-    };
+    let usual = |seed, len| Fill::usual(seed).floats(len);
     let data = usual(1, shape.groups() * tokens * shape.head_dim);
     let training = TrainConfig {
         iterations: 2,
@@ -281,13 +242,7 @@ fn one_append_or_many(device: &Device) -> TestCaseResult {
         init_offset: 3,
         metric: Metric::L2,
     };
-    let usual = |seed, len| {
-        Fill {
-            seed,
-            palette: Palette::Usual,
-        }
-        .floats(len)
-    };
+    let usual = |seed, len| Fill::usual(seed).floats(len);
     let index = KeyIndex::from_parts(
         IndexParts {
             config,

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use keysieve_tests::device::{Device, Suite, lens_u32, step_shape};
 use keysieve_tests::oracle::{self, Shape};
+use keysieve_tests::shapes::one_row;
 use keysieve_tests::strategies::{
     Budget, Fill, Palette, Random, SPECIAL_BITS, StepCase, step_cases,
 };
@@ -47,24 +48,10 @@ fn top_k_matches_oracle(device: &Device, case: StepCase) -> TestCaseResult {
     check(device, shape, &case.seq_lens, &scores)
 }
 
-fn one_row(keys: usize, heavy: usize) -> Shape {
-    Shape {
-        batch: 1,
-        num_kv_heads: 1,
-        group_size: 1,
-        num_queries: 1,
-        head_dim: 1,
-        num_subvectors: 1,
-        bits: 1,
-        init_offset: 0,
-        code_capacity: keys,
-        sink: 0,
-        window: 0,
-        heavy,
-        short_context: false,
-        list_stride: 1,
-        weights_stride: 0,
-    }
+/// Scores of one row, all of them candidates'.
+fn check_row(device: &Device, heavy: usize, scores: &[f32]) -> TestCaseResult {
+    let keys = scores.len();
+    check(device, &one_row(keys, heavy), &[keys], scores)
 }
 
 /// Zeros of both signs tie, and lie between better and worse scores: every cut through them.
@@ -74,12 +61,7 @@ fn every_heavy_around_a_tie(device: &Device) -> TestCaseResult {
         .map(|_| [1.0, 0.0, -0.0, -1.0, f32::NAN][random.below(5)])
         .collect();
     for heavy in 0..=scores.len() + 1 {
-        check(
-            device,
-            &one_row(scores.len(), heavy),
-            &[scores.len()],
-            &scores,
-        )?;
+        check_row(device, heavy, &scores)?;
     }
     Ok(())
 }
@@ -90,12 +72,7 @@ fn heavy_4096_of_specials(device: &Device) -> TestCaseResult {
         .map(|_| f32::from_bits(SPECIAL_BITS[random.below(SPECIAL_BITS.len())]))
         .collect();
     for heavy in [4095, 4096] {
-        check(
-            device,
-            &one_row(scores.len(), heavy),
-            &[scores.len()],
-            &scores,
-        )?;
+        check_row(device, heavy, &scores)?;
     }
     Ok(())
 }
@@ -105,7 +82,7 @@ fn the_largest_context(device: &Device) -> TestCaseResult {
     let keys = 1 << 24;
     for palette in [Palette::FewDistinct, Palette::AnyBits] {
         let scores = Fill { seed: 3, palette }.floats(keys);
-        check(device, &one_row(keys, 4096), &[keys], &scores)?;
+        check_row(device, 4096, &scores)?;
     }
     Ok(())
 }
