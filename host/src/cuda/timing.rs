@@ -130,7 +130,7 @@ impl StageClock {
     /// As `Step::enqueue`.
     ///
     /// # Panics
-    /// If a step has more than [`Self::MAX_STAGES`] stages.
+    /// If a step has more than `MAX_STAGES` stages.
     pub fn enqueue(&self, step: &mut Step) -> Result<Vec<StageSpan>> {
         self.device.enter()?;
         let gate = Gate::close(step.stream())?;
