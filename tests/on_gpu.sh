@@ -53,10 +53,13 @@ same_files() {
 
 # Every kernel under the four tools; fewer cases and no large ones, as each is a hundred times slower.
 sanitize() {
-    local tool stage
+    local tool stage cases
     for tool in memcheck racecheck synccheck initcheck; do
         for stage in codes lut scores top_k index_list weights step; do
-            PROPTEST_CASES=${SANITIZER_CASES:-10} step "$tool-$stage" 240 compute-sanitizer \
+            # The fused step's races are the slowest to look for: seconds a launch.
+            cases=${SANITIZER_CASES:-10}
+            [ "$tool-$stage" = racecheck-step ] && cases=1
+            PROPTEST_CASES=$cases step "$tool-$stage" 240 compute-sanitizer \
                 --tool "$tool" --error-exitcode 1 "$bundle/$stage" cuda:: \
                 --skip the_largest_context --skip a_million_keys --skip reference_shape
         done
@@ -68,9 +71,12 @@ sanitize() {
 
 time_it() {
     local shape
-    step bench-cuda 120 "$bundle/keysieve" bench --shape reference --backend cuda \
-        --json "$out/bench-cuda.json" --trace "$out/trace.json"
-    cat "$out/bench-cuda.log"
+    for shape in reference tokens-131072 tokens-524288 tokens-524288-lists subvectors-8 subvectors-16 \
+        grouped-heads batch-64; do
+        step "bench-$shape" 120 "$bundle/keysieve" bench --shape $shape --backend cuda \
+            --json "$out/bench-$shape.json"
+        grep -E '^(graph_us|step_us|launches|replay|bytes)' "$out/bench-$shape.log"
+    done
     step bench-cpu 120 "$bundle/keysieve" bench --shape reference --backend cpu \
         --json "$out/bench-cpu.json"
     cat "$out/bench-cpu.log"

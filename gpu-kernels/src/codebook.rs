@@ -31,13 +31,24 @@ pub fn affinities<const W: usize>(
     for (lane, sum) in sums.iter_mut().enumerate() {
         *sum = -half_norm(lane);
     }
-    for i in 0..sub_dim {
+    accumulate(&mut sums, sub_dim, x, c);
+    sums
+}
+
+/// Takes the next `n` components into the sums of [`affinities`].
+#[inline(always)]
+pub fn accumulate<const W: usize>(
+    sums: &mut [f32; W],
+    n: usize,
+    x: impl Fn(usize) -> f32,
+    c: impl Fn(usize, usize) -> f32,
+) {
+    for i in 0..n {
         let x = x(i);
         for (lane, sum) in sums.iter_mut().enumerate() {
             *sum = fma(x, c(i, lane), *sum);
         }
     }
-    sums
 }
 
 /// The best of several affinities so far: the total order of (affinity descending, centroid

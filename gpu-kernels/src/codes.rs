@@ -4,57 +4,94 @@
 use crate::kernel::{In, Out};
 use crate::step::StepShape;
 
+/// The code of sub-vector `subvector` of the key whose sub-vector begins at `new_keys[key_at]`: the
+/// warp's lanes take the group's centroids by turns.
+///
+/// # Safety
+/// All 32 lanes of the warp are here with the same arguments; the buffers have the lengths that
+/// the kernel `codes` documents.
+#[cfg(target_arch = "nvptx64")]
+#[inline(always)]
+pub(crate) unsafe fn encode(
+    shape: &StepShape,
+    group: u32,
+    subvector: u32,
+    centroids: In<f32>,
+    half_norms: In<f32>,
+    new_keys: In<f32>,
+    key_at: usize,
+) -> u8 {
+    use crate::codebook::{Nearest, accumulate};
+    use crate::device::warp;
+
+    let sub_dim = shape.sub_dim() as usize;
+    let first_centroid = ((group * shape.num_subvectors + subvector) << shape.bits) as usize;
+    // Four components are loaded at a time where they are aligned.
+    let in_chunks = if sub_dim % 4 == 0 { sub_dim / 4 * 4 } else { 0 };
+    let mut nearest = Nearest::NONE;
+    let mut index = warp::lane_id();
+    while index < shape.num_centroids() {
+        let centroid = first_centroid + index as usize;
+        let centroid_at = centroid * sub_dim;
+        // SAFETY: centroid < groups * m * 2^bits, and the key's sub-vector is the caller's promise;
+        // buffers are aligned to 256 bytes.
+        unsafe {
+            let mut sums = [-half_norms.get(centroid)];
+            let mut done = 0;
+            while done < in_chunks {
+                let load = |buffer: &In<f32>, at| [buffer.get4(at + done)];
+                let (x, c) = (load(&new_keys, key_at), load(&centroids, centroid_at));
+                accumulate(&mut sums, 4, |i| x[i / 4][i % 4], |i, _| c[i / 4][i % 4]);
+                done += 4;
+            }
+            accumulate(
+                &mut sums,
+                sub_dim - done,
+                |i| new_keys.get(key_at + done + i),
+                |i, _| centroids.get(centroid_at + done + i),
+            );
+            nearest = nearest.better(Nearest::new(sums[0], index));
+        }
+        index += 32;
+    }
+    // SAFETY: all lanes are here, as the caller promises.
+    Nearest::from_bits(unsafe { warp::reduce_max_u64(nearest.to_bits()) }).index() as u8
+}
+
 kernel! {
     /// Encodes new keys behind those that are there.
     ///
     /// Grid: (groups, blocks over new tokens x sub-vectors). One warp takes one sub-vector of one
     /// key, its lanes the centroids.
     ///
-    /// `centroids` [groups, m, 2^bits, sub_dim], `half_norms` [groups, m, 2^bits],
-    /// `new_keys` [groups, new_tokens, head_dim], which become tokens
-    /// `seq_lens + first_token ..` of their sequences, `seq_lens` [batch] before this step,
-    /// `codes` [groups, code_capacity, m].
+    /// `centroids` `[groups, m, 2^bits, sub_dim]`, `half_norms` `[groups, m, 2^bits]`,
+    /// `new_keys` `[groups, new_tokens, head_dim]`, which become tokens
+    /// `seq_lens + first_token ..` of their sequences, `seq_lens` `[rows]` before this step,
+    /// `codes` `[groups, code_capacity, m]`.
     pub fn codes as Codes(
         centroids: In<f32>, half_norms: In<f32>, new_keys: In<f32>, seq_lens: In<u32>,
         codes: Out<u8>, first_token: u32, new_tokens: u32, shape: StepShape,
     );
     threads = 256; barriers = 0; shuffles = crate::collectives::REDUCE_MAX_U64;
     {
-        use crate::codebook::{Nearest, affinities};
         use crate::device::{thread, warp};
 
         let group = thread::block_idx_x();
         let m = shape.num_subvectors;
-        let sub_dim = shape.sub_dim() as usize;
-        // SAFETY: one length for each sequence.
-        let seq_len = unsafe { seq_lens.get((group / shape.num_kv_heads) as usize) };
+        // SAFETY: one length for each row.
+        let seq_len = unsafe { seq_lens.get((group * shape.rows_per_group()) as usize) };
         let warps = thread::block_dim_x() / 32;
         let mut task = thread::block_idx_y() * warps + warp::warp_id();
         while task < new_tokens * m {
             let (token, subvector) = (task / m, task % m);
             let key_at = (group * new_tokens + token) as usize * shape.head_dim as usize
-                + subvector as usize * sub_dim;
-            let first_centroid = ((group * m + subvector) << shape.bits) as usize;
+                + subvector as usize * shape.sub_dim() as usize;
 
-            let mut nearest = Nearest::NONE;
-            let mut index = warp::lane_id();
-            while index < shape.num_centroids() {
-                let centroid = first_centroid + index as usize;
-                // SAFETY: centroid < groups * m * 2^bits, and key_at + i < groups * new_tokens *
-                // head_dim for i < sub_dim.
-                let [affinity] = unsafe {
-                    affinities::<1>(
-                        sub_dim,
-                        |_| half_norms.get(centroid),
-                        |i| new_keys.get(key_at + i),
-                        |i, _| centroids.get(centroid * sub_dim + i),
-                    )
-                };
-                nearest = nearest.better(Nearest::new(affinity, index));
-                index += 32;
-            }
-            // SAFETY: `task` is the same in all lanes of a warp, so all are here.
-            let nearest = Nearest::from_bits(unsafe { warp::reduce_max_u64(nearest.to_bits()) });
+            // SAFETY: `task` is the same in all lanes of a warp, so all are here; key_at + sub_dim is
+            // at most groups * new_tokens * head_dim.
+            let code = unsafe {
+                encode(&shape, group, subvector, centroids, half_norms, new_keys, key_at)
+            };
 
             // Keys before init_offset have no codes, and none is written past the capacity.
             let position = seq_len + first_token + token;
@@ -65,7 +102,7 @@ kernel! {
                     + (position - shape.init_offset) as usize;
                 // SAFETY: the position is inside the group's capacity, and no other warp has this
                 // token and sub-vector.
-                unsafe { codes.set(key * m as usize + subvector as usize, nearest.index() as u8) };
+                unsafe { codes.set(key * m as usize + subvector as usize, code) };
             }
             task += thread::grid_dim_y() * warps;
         }
@@ -73,17 +110,17 @@ kernel! {
 }
 
 kernel! {
-    /// Lets every sequence grow by the tokens whose codes were just written.
+    /// Lets every row's context grow by the tokens whose codes were just written.
     ///
-    /// Grid: blocks over `batch`. `seq_lens` [batch].
-    pub fn advance as Advance(seq_lens: Out<u32>, new_tokens: u32, batch: u32);
+    /// Grid: blocks over `rows`. `seq_lens` `[rows]`.
+    pub fn advance as Advance(seq_lens: Out<u32>, new_tokens: u32, rows: u32);
     threads = 256; barriers = 0; shuffles = 0;
     {
         use crate::device::thread;
 
         let i = thread::block_idx_x() * thread::block_dim_x() + thread::thread_idx_x();
-        if i < batch {
-            // SAFETY: i < batch, and each thread has its own.
+        if i < rows {
+            // SAFETY: i < rows, and each thread has its own.
             unsafe { seq_lens.set(i as usize, seq_lens.get(i as usize) + new_tokens) };
         }
     }

@@ -5,12 +5,14 @@
 
 /// Barriers in `thread::sync_threads`.
 pub const SYNC_THREADS: u32 = 1;
-/// Votes in `warp::warp_vote_ballot`.
-pub const VOTE: u32 = 1;
+/// Shuffles in one `warp::warp_shuffle_*`, and other operations in one `warp::reduce_*` of a u32.
+pub const WARP: u32 = 1;
+/// Cluster barriers in a pair of `cluster::arrive` and `cluster::wait`.
+pub const CLUSTER_SYNC: u32 = 1;
 /// Shuffles in `warp::reduce_max_u64`.
 pub const REDUCE_MAX_U64: u32 = 10;
-/// Shuffles in `block::inclusive_sum`.
-pub const INCLUSIVE_SUM_SHUFFLES: u32 = 5;
+/// Shuffles and other warp operations in `block::inclusive_sum`.
+pub const INCLUSIVE_SUM_SHUFFLES: u32 = 5 + 2 * WARP;
 /// Barriers in `block::inclusive_sum`.
 pub const INCLUSIVE_SUM_BARRIERS: u32 = 2 * SYNC_THREADS;
 /// Words of shared memory that `block::inclusive_sum` works in, for blocks of up to 1024 threads.

@@ -6,8 +6,8 @@ use crate::step::StepShape;
 kernel! {
     /// Writes every row's list, padded with -1, and its length.
     ///
-    /// Grid: rows. `heavy_positions` [rows, heavy] ascending, `seq_lens` [batch],
-    /// `positions` [rows, list_stride], `lengths` [rows].
+    /// Grid: rows. `heavy_positions` `[rows, heavy]` ascending, `seq_lens` `[rows]`,
+    /// `positions` `[rows, list_stride]`, `lengths` `[rows]`.
     pub fn index_list as IndexList(
         heavy_positions: In<i32>, seq_lens: In<u32>, positions: Out<i32>, lengths: Out<i32>,
         shape: StepShape,
@@ -17,8 +17,8 @@ kernel! {
         use crate::device::thread;
 
         let row = thread::block_idx_x();
-        // SAFETY: one length for each sequence.
-        let regions = shape.regions(unsafe { seq_lens.get(shape.batch_of_row(row) as usize) });
+        // SAFETY: one length for each row.
+        let regions = shape.regions(unsafe { seq_lens.get(row as usize) });
         let heavy_k = regions.heavy_k(shape.heavy);
         let list_len = regions.list_len(heavy_k);
         let mut i = thread::thread_idx_x();

@@ -23,8 +23,10 @@ pub struct KernelInfo {
     pub name: &'static str,
     /// Threads of a block.
     pub threads: u32,
-    /// Blocks of a cluster; 0: launched without clusters.
+    /// Blocks of a cluster; 0: launched without clusters; [`ANY_CLUSTER`]: the launch says.
     pub cluster: u32,
+    /// Blocks that a multiprocessor is to hold at once, which bounds the registers; 0: any.
+    pub min_blocks: u32,
     /// Block barriers in the code.
     pub barriers: u32,
     /// Shuffles, votes and other warp-wide operations in the code.
@@ -32,6 +34,9 @@ pub struct KernelInfo {
     /// Cluster barriers in the code.
     pub cluster_barriers: u32,
 }
+
+/// The cluster size of a kernel that takes any: [`KernelInfo::cluster`].
+pub const ANY_CLUSTER: u32 = u32::MAX;
 
 /// A kernel's argument list, on the host.
 pub trait KernelArgs {
@@ -109,6 +114,22 @@ macro_rules! kernel {
         threads = $threads:expr; barriers = $barriers:expr; shuffles = $shuffles:expr;
         $body:block
     ) => {
+        $crate::kernel! {
+            $(#[$doc])*
+            pub fn $name as $Args ( $($arg : $Type),* );
+            threads = $threads; barriers = $barriers; shuffles = $shuffles;
+            min_blocks = 0; cluster = 0; cluster_barriers = 0;
+            $body
+        }
+    };
+    (
+        $(#[$doc:meta])*
+        pub fn $name:ident as $Args:ident ( $($arg:ident : $Type:ty),* $(,)? );
+        threads = $threads:expr; barriers = $barriers:expr; shuffles = $shuffles:expr;
+        min_blocks = $min_blocks:expr; cluster = $cluster:expr;
+        cluster_barriers = $cluster_barriers:expr;
+        $body:block
+    ) => {
         $(#[$doc])*
         ///
         /// # Safety
@@ -133,10 +154,11 @@ macro_rules! kernel {
             const INFO: $crate::kernel::KernelInfo = $crate::kernel::KernelInfo {
                 name: stringify!($name),
                 threads: $threads,
-                cluster: 0,
+                cluster: $cluster,
+                min_blocks: $min_blocks,
                 barriers: $barriers,
                 warp_collectives: $shuffles,
-                cluster_barriers: 0,
+                cluster_barriers: $cluster_barriers,
             };
 
             fn with_pointers<R>(

@@ -29,6 +29,7 @@ extern crate std;
 #[macro_use]
 pub mod kernel;
 pub mod collectives;
+pub mod config;
 #[cfg(target_arch = "nvptx64")]
 pub mod device;
 
@@ -43,6 +44,8 @@ pub mod lut;
 pub mod scores;
 pub mod top_k;
 pub mod weights;
+
+pub mod select;
 
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod table;

@@ -14,9 +14,21 @@ pub const LANES: usize = 8;
 /// rounded. Two, four or eight threads may share an entry without changing it.
 #[inline(always)]
 pub fn table_entry(sub_dim: usize, q: impl Fn(usize) -> f32, c: impl Fn(usize) -> f32) -> f32 {
-    let mut sums = [0.0f32; LANES];
+    let [s0, s1, s2, s3, s4, s5, s6, s7] = partial_sums::<LANES>(0, sub_dim, q, c);
+    ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
+}
+
+/// Partial sums `first..first + N` of a [`table_entry`].
+#[inline(always)]
+pub fn partial_sums<const N: usize>(
+    first: usize,
+    sub_dim: usize,
+    q: impl Fn(usize) -> f32,
+    c: impl Fn(usize) -> f32,
+) -> [f32; N] {
+    let mut sums = [0.0f32; N];
     let whole = sub_dim / LANES * LANES;
-    let mut i = 0;
+    let mut i = first;
     while i < whole {
         for (lane, sum) in sums.iter_mut().enumerate() {
             *sum = fma(q(i + lane), c(i + lane), *sum);
@@ -24,19 +36,18 @@ pub fn table_entry(sub_dim: usize, q: impl Fn(usize) -> f32, c: impl Fn(usize) -
         i += LANES;
     }
     for (lane, sum) in sums.iter_mut().enumerate() {
-        if whole + lane < sub_dim {
-            *sum = fma(q(whole + lane), c(whole + lane), *sum);
+        if i + lane < sub_dim {
+            *sum = fma(q(i + lane), c(i + lane), *sum);
         }
     }
-    let [s0, s1, s2, s3, s4, s5, s6, s7] = sums;
-    ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
+    sums
 }
 
 kernel! {
     /// Builds every row's table, one thread an entry.
     ///
-    /// Grid: (rows, blocks over the entries of a table). `centroids` [groups, m, 2^bits, sub_dim],
-    /// `queries` [rows, head_dim], `tables` [rows, m, 2^bits].
+    /// Grid: (rows, blocks over the entries of a table). `centroids` `[groups, m, 2^bits, sub_dim]`,
+    /// `queries` `[rows, head_dim]`, `tables` `[rows, m, 2^bits]`.
     pub fn lut as Lut(centroids: In<f32>, queries: In<f32>, tables: Out<f32>, shape: StepShape);
     threads = 256; barriers = 0; shuffles = 0;
     {

@@ -15,11 +15,27 @@ pub fn order_key(score: f32) -> u32 {
     if bits & SIGN != 0 { !bits } else { bits | SIGN }
 }
 
+/// A score with that key: the one that went in, but +0.0 for both zeros and some NaN for NaN.
+#[inline(always)]
+pub fn score_of_key(key: u32) -> f32 {
+    const SIGN: u32 = 1 << 31;
+    if key == 0 {
+        return f32::NAN;
+    }
+    f32::from_bits(if key & SIGN != 0 { key ^ SIGN } else { !key })
+}
+
+/// The [`rank`] of a score with key `key`.
+#[inline(always)]
+pub fn rank_of_key(key: u32, position: u32) -> u64 {
+    (u64::from(key) << 32) | u64::from(!position)
+}
+
 /// One integer for the total order of (score descending, position ascending): the larger comes
 /// first. Two candidates never share a rank, as positions differ.
 #[inline(always)]
 pub fn rank(score: f32, position: u32) -> u64 {
-    (u64::from(order_key(score)) << 32) | u64::from(!position)
+    rank_of_key(order_key(score), position)
 }
 
 /// The position that went into a [`rank`].
@@ -47,6 +63,10 @@ mod tests {
             f32::MAX,
             f32::INFINITY,
         ];
+        for score in ascending {
+            assert_eq!(score_of_key(order_key(score)).to_bits(), score.to_bits());
+        }
+        assert!(score_of_key(order_key(f32::NAN)).is_nan());
         for pair in ascending.windows(2) {
             assert!(order_key(pair[0]) < order_key(pair[1]), "{pair:?}");
         }

@@ -20,8 +20,8 @@ kernel! {
     /// Scores every candidate, one thread a key at a time.
     ///
     /// Grid: (rows, blocks over code_capacity by [`KEYS_PER_BLOCK`]). Dynamic shared memory: the
-    /// row's table. `tables` [rows, m, 2^bits], `codes` [groups, code_capacity, m],
-    /// `seq_lens` [batch], `scores` [rows, code_capacity]; scores of codes that are no candidates
+    /// row's table. `tables` `[rows, m, 2^bits]`, `codes` `[groups, code_capacity, m]`,
+    /// `seq_lens` `[rows]`, `scores` `[rows, code_capacity]`; scores of codes that are no candidates
     /// are left as they were.
     pub fn scores as Scores(
         tables: In<f32>, codes: In<u8>, seq_lens: In<u32>, scores: Out<f32>, shape: StepShape,
@@ -31,8 +31,8 @@ kernel! {
         use crate::device::{shared, thread};
 
         let row = thread::block_idx_x();
-        // SAFETY: one length for each sequence.
-        let seq_len = unsafe { seq_lens.get(shape.batch_of_row(row) as usize) };
+        // SAFETY: one length for each row.
+        let seq_len = unsafe { seq_lens.get(row as usize) };
         let regions = shape.regions(seq_len);
         let first = (regions.candidates_start - shape.init_offset)
             .max(thread::block_idx_y() * KEYS_PER_BLOCK);

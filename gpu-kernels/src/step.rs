@@ -1,7 +1,8 @@
 //! The shape of one step: what every kernel of it and every CPU stage is told.
 
 /// Sizes and choices of a step, the same for all its kernels. Lengths are not here: they live on the
-/// device and change from step to step.
+/// device and change from step to step. There every row has a copy of its sequence's length, so that
+/// a fused step can advance it when it has read it, without asking other rows.
 ///
 /// A *row* is one (batch, query head, query), a *group* one (batch, key-value head):
 /// `row = (batch * num_qo_heads + head) * num_queries + query`,
@@ -70,11 +71,16 @@ impl StepShape {
         row / self.rows_per_batch()
     }
 
+    /// Rows that share the codes of one group; they stand side by side.
+    #[inline(always)]
+    pub fn rows_per_group(&self) -> u32 {
+        self.rows_per_batch() / self.num_kv_heads
+    }
+
     /// The group whose codes a row reads.
     #[inline(always)]
     pub fn group_of_row(&self, row: u32) -> u32 {
-        // Query heads of one group stand side by side, so rows of one group do too.
-        row / (self.rows_per_batch() / self.num_kv_heads)
+        row / self.rows_per_group()
     }
 
     /// How a context of `seq_len` positions is divided.

@@ -1,7 +1,7 @@
 //! The table of all kernels: what the host loads, and what `cargo xtask` builds and checks.
 
 use crate::kernel::{KernelArgs, KernelInfo};
-use crate::{codes, index_list, lut, scores, top_k, weights};
+use crate::{codes, index_list, lut, scores, select, top_k, weights};
 
 /// Every kernel of the crate, in data-flow order.
 pub const KERNELS: &[KernelInfo] = &[
@@ -15,4 +15,5 @@ pub const KERNELS: &[KernelInfo] = &[
     top_k::TopKGather::INFO,
     index_list::IndexList::INFO,
     weights::Weights::INFO,
+    select::SelectCluster::INFO,
 ];

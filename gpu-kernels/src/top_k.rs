@@ -91,8 +91,8 @@ kernel! {
     /// Adds the candidates that agree with the cut so far to the row's histogram of digit `digit`.
     ///
     /// Grid: (rows, blocks over code_capacity by [`KEYS_PER_BLOCK`]). Dynamic shared memory:
-    /// [`NUM_BINS`] words. `scores` [rows, code_capacity], `seq_lens` [batch],
-    /// `cuts` [rows, CUT_WORDS] (not read for digit 0), `histograms` [rows, NUM_BINS] all zero.
+    /// [`NUM_BINS`] words. `scores` `[rows, code_capacity]`, `seq_lens` `[rows]`,
+    /// `cuts` `[rows, CUT_WORDS]` (not read for digit 0), `histograms` `[rows, NUM_BINS]` all zero.
     pub fn top_k_histogram as TopKHistogram(
         scores: In<f32>, seq_lens: In<u32>, cuts: In<u32>, histograms: Out<u32>, digit: u32,
         shape: StepShape,
@@ -103,8 +103,8 @@ kernel! {
         use crate::order::order_key;
 
         let row = thread::block_idx_x();
-        // SAFETY: one length for each sequence.
-        let seq_len = unsafe { seq_lens.get(shape.batch_of_row(row) as usize) };
+        // SAFETY: one length for each row.
+        let seq_len = unsafe { seq_lens.get(row as usize) };
         let (first, end) = block_range(&shape, seq_len, thread::block_idx_y());
         if first >= end {
             return; // the whole block together
@@ -152,8 +152,8 @@ kernel! {
 kernel! {
     /// Chooses digit `digit` of every row's cut from its histogram, and clears the histogram.
     ///
-    /// Grid: rows. Dynamic shared memory: `SUM_WORDS` + [`CUT_WORDS`] words. `seq_lens` [batch],
-    /// `histograms` [rows, NUM_BINS], `cuts` [rows, CUT_WORDS].
+    /// Grid: rows. Dynamic shared memory: `SUM_WORDS` + [`CUT_WORDS`] words. `seq_lens` `[rows]`,
+    /// `histograms` `[rows, NUM_BINS]`, `cuts` `[rows, CUT_WORDS]`.
     pub fn top_k_digit as TopKDigit(
         seq_lens: In<u32>, histograms: Out<u32>, cuts: Out<u32>, digit: u32, shape: StepShape,
     );
@@ -166,8 +166,8 @@ kernel! {
         let row = thread::block_idx_x();
         let cut_at = (row * CUT_WORDS) as usize;
         let cut = if digit == 0 {
-            // SAFETY: one length for each sequence.
-            let seq_len = unsafe { seq_lens.get(shape.batch_of_row(row) as usize) };
+            // SAFETY: one length for each row.
+            let seq_len = unsafe { seq_lens.get(row as usize) };
             Cut { key: 0, ties: shape.regions(seq_len).heavy_k(shape.heavy) }
         } else {
             // SAFETY: the last digit's launch wrote the row's cut; it is written again by one thread
@@ -228,8 +228,8 @@ kernel! {
     /// Counts every block's candidates above the cut (upper 16 bits) and at it (lower 16 bits).
     ///
     /// Grid: (rows, blocks over code_capacity by [`KEYS_PER_BLOCK`]). Dynamic shared memory:
-    /// `SUM_WORDS` words. `scores` [rows, code_capacity], `seq_lens` [batch],
-    /// `cuts` [rows, CUT_WORDS], `counts` [rows, blocks].
+    /// `SUM_WORDS` words. `scores` `[rows, code_capacity]`, `seq_lens` `[rows]`,
+    /// `cuts` `[rows, CUT_WORDS]`, `counts` `[rows, blocks]`.
     pub fn top_k_count as TopKCount(
         scores: In<f32>, seq_lens: In<u32>, cuts: In<u32>, counts: Out<u32>, shape: StepShape,
     );
@@ -239,8 +239,8 @@ kernel! {
         use crate::order::order_key;
 
         let (row, block) = (thread::block_idx_x(), thread::block_idx_y());
-        // SAFETY: one length for each sequence.
-        let seq_len = unsafe { seq_lens.get(shape.batch_of_row(row) as usize) };
+        // SAFETY: one length for each row.
+        let seq_len = unsafe { seq_lens.get(row as usize) };
         let (first, end) = block_range(&shape, seq_len, block);
         let cut = read_cut(cuts, row);
         let row_at = row as usize * shape.code_capacity as usize;
@@ -266,9 +266,9 @@ kernel! {
 kernel! {
     /// Writes the positions of the candidates taken, ascending.
     ///
-    /// Grid and shared memory as for `top_k_count`. `scores` [rows, code_capacity],
-    /// `seq_lens` [batch], `cuts` [rows, CUT_WORDS], `counts` [rows, blocks],
-    /// `heavy_positions` [rows, heavy], of which the first heavy_k are written.
+    /// Grid and shared memory as for `top_k_count`. `scores` `[rows, code_capacity]`,
+    /// `seq_lens` `[rows]`, `cuts` `[rows, CUT_WORDS]`, `counts` `[rows, blocks]`,
+    /// `heavy_positions` `[rows, heavy]`, of which the first heavy_k are written.
     pub fn top_k_gather as TopKGather(
         scores: In<f32>, seq_lens: In<u32>, cuts: In<u32>, counts: In<u32>,
         heavy_positions: Out<i32>, shape: StepShape,
@@ -279,8 +279,8 @@ kernel! {
         use crate::order::order_key;
 
         let (row, block) = (thread::block_idx_x(), thread::block_idx_y());
-        // SAFETY: one length for each sequence.
-        let seq_len = unsafe { seq_lens.get(shape.batch_of_row(row) as usize) };
+        // SAFETY: one length for each row.
+        let seq_len = unsafe { seq_lens.get(row as usize) };
         let (first, end) = block_range(&shape, seq_len, block);
         if first >= end {
             return; // the whole block together

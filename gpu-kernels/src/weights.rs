@@ -28,7 +28,7 @@ kernel! {
     /// Fills every row's weights from its list, each block a stretch of positions.
     ///
     /// Grid: (rows, blocks over weights_stride by [`POSITIONS_PER_BLOCK`]).
-    /// `positions` [rows, list_stride], `lengths` [rows], `weights` [rows, weights_stride].
+    /// `positions` `[rows, list_stride]`, `lengths` `[rows]`, `weights` `[rows, weights_stride]`.
     pub fn weights as Weights(
         positions: In<i32>, lengths: In<i32>, weights: Out<f32>, shape: StepShape,
     );

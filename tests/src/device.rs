@@ -192,10 +192,21 @@ impl Suite {
         body: fn(&Device, S::Value) -> TestCaseResult,
     ) {
         for device_name in DEVICES {
-            self.device_trial(device_name, name, move |trial, device| {
-                run_cases(trial, &cases(), |case| body(device, case))
-            });
+            self.device_property(device_name, name, cases, body);
         }
+    }
+
+    /// A property of the one device.
+    pub fn device_property<S: Strategy + 'static>(
+        &mut self,
+        device: &'static str,
+        name: &str,
+        cases: fn() -> S,
+        body: fn(&Device, S::Value) -> TestCaseResult,
+    ) {
+        self.device_trial(device, name, move |trial, device| {
+            run_cases(trial, &cases(), |case| body(device, case))
+        });
     }
 
     /// A test of every device: one trial for each.

@@ -25,6 +25,12 @@ fn main() -> ExitCode {
         "reference_shape_after_training",
         reference_shape_after_training,
     );
+    suite.device_property(
+        "cuda",
+        "every_variant_gives_the_cpu_steps",
+        cases,
+        every_variant_gives_the_cpu_steps,
+    );
     suite.on_each_device("one_append_or_many_give_the_same", one_append_or_many);
     suite.run()
 }
@@ -174,6 +180,78 @@ fn decode_loop_matches_oracle(device: &Device, case: LoopCase) -> TestCaseResult
             &index.to_parts().codes[group * used..][..used],
             expected,
         )?;
+    }
+    Ok(())
+}
+
+/// Steps by launches and by graph, each of which appends a key, in every variant that fits.
+fn every_variant_gives_the_cpu_steps(device: &Device, case: LoopCase) -> TestCaseResult {
+    const STEPS: usize = 2;
+    let shape = &case.shape;
+    let capacity = shape.init_offset + case.num_codes + STEPS;
+    let index = KeyIndex::from_parts(index_parts(&case, case.centroids), capacity);
+    let index = index.map_err(fail)?;
+    let config = select_config(shape, case.weights);
+    let selector = |backend: &Backend| {
+        let heads = shape.num_qo_heads();
+        Selector::new(backend, index.clone(), config, heads, shape.num_queries)
+    };
+
+    let mut on_cpu = selector(&Backend::Cpu).map_err(fail)?;
+    let mut inputs = Vec::new();
+    let mut expected = Vec::new();
+    for step in 0..STEPS as u64 {
+        let fill = |fill: Fill, len| {
+            let seed = fill.seed ^ (step + 100);
+            Fill { seed, ..fill }.floats(len)
+        };
+        let new_keys = fill(case.keys, shape.groups() * shape.head_dim);
+        let step_queries = fill(case.queries, shape.num_rows() * shape.head_dim);
+        let key = keys(shape, &new_keys, 1).map_err(fail)?;
+        on_cpu.append(key).map_err(fail)?;
+        let step_queries_view = queries(shape, &step_queries).map_err(fail)?;
+        expected.push(on_cpu.select(step_queries_view).map_err(fail)?.clone());
+        inputs.push((new_keys, step_queries));
+    }
+
+    let mut on_gpu = selector(&device.backend).map_err(fail)?;
+    let variants = on_gpu.cuda_step().ok_or_else(|| fail("no GPU"))?.variants();
+    for variant in variants {
+        for by_graph in [false, true] {
+            let step = on_gpu.cuda_step().ok_or_else(|| fail("no GPU"))?;
+            step.set_variant(variant).map_err(fail)?;
+            let graph = step.capture().map_err(fail)?;
+            for (i, (new_keys, step_queries)) in inputs.iter().enumerate() {
+                let step = on_gpu.cuda_step().ok_or_else(|| fail("no GPU"))?;
+                let key = keys(shape, new_keys, 1).map_err(fail)?;
+                let step_queries = queries(shape, step_queries).map_err(fail)?;
+                step.upload(key, step_queries).map_err(fail)?;
+                let enqueued = if by_graph {
+                    step.replay(&graph)
+                } else {
+                    step.enqueue(&mut |_| Ok(()))
+                };
+                enqueued.map_err(fail)?;
+                prop_assert!(
+                    on_gpu.read().map_err(fail)? == &expected[i],
+                    "{:?}, graph {}, step {}",
+                    variant,
+                    by_graph,
+                    i
+                );
+                // Once more without appending.
+                prop_assert!(on_gpu.select(step_queries).map_err(fail)? == &expected[i]);
+            }
+            prop_assert!(
+                // Not whole indices: centroids may be NaN, which equals nothing.
+                on_gpu.to_index().map_err(fail)?.to_parts().codes
+                    == on_cpu.to_index().map_err(fail)?.to_parts().codes,
+                "{:?}: codes differ",
+                variant
+            );
+            let step = on_gpu.cuda_step().ok_or_else(|| fail("no GPU"))?;
+            step.rewind(STEPS).map_err(fail)?;
+        }
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use gpu_kernels::kernel::ANY_CLUSTER;
 use gpu_kernels::table::KERNELS;
 use sha2::{Digest, Sha256};
 
@@ -18,6 +19,8 @@ pub(crate) struct Target {
     /// The lowest version that has what the kernels use: a newer one shuts out older drivers.
     isa: &'static str,
     file_name: &'static str,
+    /// Whether these chips have clusters of blocks: `cfg(clusters)` in the kernels.
+    has_clusters: bool,
     /// Chips that `check-ptx` assembles the file for.
     pub(crate) assembled_for: &'static [&'static str],
 }
@@ -28,12 +31,14 @@ pub(crate) const TARGETS: [Target; 2] = [
         cpu: "sm_80",
         isa: "ptx70",
         file_name: "keysieve_sm80.ptx",
+        has_clusters: false,
         assembled_for: &["sm_80", "sm_90", "sm_100", "sm_120"],
     },
     Target {
         cpu: "sm_90",
         isa: "ptx80",
         file_name: "keysieve_sm90.ptx",
+        has_clusters: true,
         assembled_for: &["sm_90", "sm_100", "sm_120"],
     },
 ];
@@ -79,7 +84,7 @@ impl Target {
 
     /// Flags for `core` and for the kernels.
     fn flags(&self) -> Vec<String> {
-        vec![
+        let mut flags = vec![
             format!("-Ctarget-cpu={}", self.cpu),
             format!("-Ctarget-feature=+{}", self.isa),
             // rustc does not know that a barrier must not be duplicated: this pass copies one into
@@ -87,7 +92,11 @@ impl Target {
             "-Zmir-enable-passes=-JumpThreading".to_owned(),
             // The assembly of a fat-LTO cdylib is the whole program; there is nothing to link.
             "-Clinker=true".to_owned(),
-        ]
+        ];
+        if self.has_clusters {
+            flags.push("--cfg=clusters".to_owned());
+        }
+        flags
     }
 }
 
@@ -239,7 +248,13 @@ fn finish(assembly: &str, target: &Target, hash: &str, compiler: &str) -> Result
         let kernel = KERNELS.iter().find(|kernel| kernel.name == name)?;
         Some(LaunchBounds {
             threads: kernel.threads,
-            cluster: kernel.cluster,
+            // A size of the launch's own is no bound.
+            cluster: if kernel.cluster == ANY_CLUSTER {
+                0
+            } else {
+                kernel.cluster
+            },
+            min_blocks: kernel.min_blocks,
         })
     })?;
     let root = workspace::root();

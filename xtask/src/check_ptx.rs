@@ -187,6 +187,7 @@ mod tests {
             name,
             threads: 128,
             cluster: 0,
+            min_blocks: 0,
             barriers,
             warp_collectives,
             cluster_barriers: 0,

@@ -34,8 +34,10 @@ pub(crate) struct Collectives {
 pub(crate) struct LaunchBounds {
     /// Threads of a CTA.
     pub(crate) threads: u32,
-    /// CTAs of a cluster; 0 for a launch without clusters.
+    /// CTAs of a cluster; 0 for a launch without clusters or with a size of its own.
     pub(crate) cluster: u32,
+    /// CTAs that a multiprocessor is to hold; 0 for any number.
+    pub(crate) min_blocks: u32,
 }
 
 /// `.target` of a PTX file, such as `sm_90`.
@@ -184,11 +186,19 @@ pub(crate) fn insert_launch_bounds(
     let mut copied = 0;
     for function in functions(ptx)?.iter().filter(|function| function.is_entry) {
         let name = function.name;
-        let Some(LaunchBounds { threads, cluster }) = bounds(name) else {
+        let Some(LaunchBounds {
+            threads,
+            cluster,
+            min_blocks,
+        }) = bounds(name)
+        else {
             bail!("the PTX has an entry {name} that is missing in gpu_kernels::table::KERNELS");
         };
         text.push_str(&ptx[copied..function.header_end]);
         text.push_str(&format!("\n.maxntid {threads}, 1, 1"));
+        if min_blocks != 0 {
+            text.push_str(&format!("\n.minnctapersm {min_blocks}"));
+        }
         if cluster != 0 {
             text.push_str(&format!("\n.reqnctapercluster {cluster}, 1, 1"));
         }
@@ -336,6 +346,7 @@ $L__BB2_2:
             Some(LaunchBounds {
                 threads: if name == "one" { 512 } else { 64 },
                 cluster: if name == "one" { 4 } else { 0 },
+                min_blocks: if name == "one" { 2 } else { 0 },
             })
         };
         let text = insert_launch_bounds(PTX, bounds).unwrap();

@@ -20,14 +20,12 @@ pub unsafe fn inclusive_sum(value: u32, scratch: SharedArray<u32>) -> (u32, u32)
             scratch.set(warp::warp_id(), within_warp);
         }
         sync_threads();
-        let (mut before, mut total) = (0, 0);
-        for other in 0..super::thread::block_dim_x() / 32 {
-            let sum = scratch.get(other);
-            if other < warp::warp_id() {
-                before += sum;
-            }
-            total += sum;
-        }
+        // Every warp adds up the warps' sums for itself, a lane each.
+        let lane = warp::lane_id();
+        let in_use = lane < super::thread::block_dim_x() / 32;
+        let sum = if in_use { scratch.get(lane) } else { 0 };
+        let before = warp::reduce_add(if lane < warp::warp_id() { sum } else { 0 });
+        let total = warp::reduce_add(sum);
         // The next call may write `scratch` as soon as it begins.
         sync_threads();
         (before + within_warp, total)

@@ -1,5 +1,20 @@
 //! Floating-point instructions.
 
+use core::arch::asm;
+
+/// `value` rounded towards zero, clamped to what a u32 holds; NaN gives 0. One instruction, where
+/// `as u32` takes several.
+#[inline(always)]
+pub fn to_u32(value: f32) -> u32 {
+    let result: u32;
+    // SAFETY: arithmetic on registers.
+    unsafe {
+        asm!("cvt.rzi.u32.f32 {}, {};", out(reg32) result, in(reg32) value,
+             options(pure, nomem, nostack, preserves_flags))
+    };
+    result
+}
+
 /// `fma.rn.f32`.
 #[inline(always)]
 pub fn fma(a: f32, b: f32, c: f32) -> f32 {

@@ -2,6 +2,11 @@
 
 use crate::kernel::{In, Out};
 
+/// Four neighbouring elements that are loaded or stored at once.
+#[derive(Clone, Copy)]
+#[repr(C, align(16))]
+pub struct Four<T>(pub [T; 4]);
+
 impl<T: Copy> In<T> {
     /// Element `i`.
     ///
@@ -11,6 +16,47 @@ impl<T: Copy> In<T> {
     pub unsafe fn get(&self, i: usize) -> T {
         // SAFETY: the caller promises an initialised element of a live buffer.
         unsafe { self.as_ptr().add(i).read() }
+    }
+}
+
+impl In<f32> {
+    /// Elements `i..i + 4` at once.
+    ///
+    /// # Safety
+    /// As [`In::get`] for each; the address of element `i` is a multiple of 16.
+    #[inline(always)]
+    pub unsafe fn get4(&self, i: usize) -> [f32; 4] {
+        // SAFETY: the caller promises four initialised elements at an aligned place.
+        unsafe { self.as_ptr().add(i).cast::<Four<f32>>().read() }.0
+    }
+}
+
+impl Out<f32> {
+    /// Writes elements `i..i + 4` at once.
+    ///
+    /// # Safety
+    /// As [`Out::set`] for each; the address of element `i` is a multiple of 16.
+    #[inline(always)]
+    pub unsafe fn set4(&self, i: usize, values: [f32; 4]) {
+        // SAFETY: the caller promises four elements at an aligned place that are this thread's.
+        unsafe {
+            self.as_mut_ptr()
+                .add(i)
+                .cast::<Four<f32>>()
+                .write(Four(values))
+        }
+    }
+}
+
+impl Out<u8> {
+    /// Bytes `i..i + 16` at once, as words in memory order.
+    ///
+    /// # Safety
+    /// As [`Out::get`] for each; the address of byte `i` is a multiple of 16.
+    #[inline(always)]
+    pub unsafe fn get16(&self, i: usize) -> [u32; 4] {
+        // SAFETY: the caller promises sixteen initialised bytes at an aligned place.
+        unsafe { self.as_mut_ptr().add(i).cast::<Four<u32>>().read() }.0
     }
 }
 

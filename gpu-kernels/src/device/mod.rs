@@ -9,6 +9,8 @@
 
 pub mod atomic;
 pub mod block;
+#[cfg(clusters)]
+pub mod cluster;
 pub mod float;
 pub mod global;
 pub mod shared;

@@ -86,7 +86,88 @@ impl<T: Word> SharedArray<T> {
     }
 }
 
+impl<T: Word> SharedArray<T> {
+    /// Words `i..i + 4`.
+    ///
+    /// # Safety
+    /// As [`SharedArray::get`] for each; the array starts at a multiple of 4 words and so does `i`.
+    #[inline(always)]
+    pub unsafe fn get4(self, i: u32) -> [T; 4] {
+        let (a, b, c, d): (u32, u32, u32, u32);
+        // SAFETY: the caller promises four initialised words at an aligned place.
+        unsafe {
+            asm!("ld.shared.v4.b32 {{{}, {}, {}, {}}}, [{}];", out(reg32) a, out(reg32) b,
+                 out(reg32) c, out(reg32) d, in(reg32) self.address + 4 * i,
+                 options(readonly, nostack, preserves_flags))
+        };
+        [a, b, c, d].map(T::from_bits)
+    }
+
+    /// Writes words `i..i + 4`.
+    ///
+    /// # Safety
+    /// As [`SharedArray::set`] for each; the array starts at a multiple of 4 words and so does `i`.
+    #[inline(always)]
+    pub unsafe fn set4(self, i: u32, values: [T; 4]) {
+        let [a, b, c, d] = values.map(T::to_bits);
+        // SAFETY: the caller promises four words at an aligned place that are this thread's.
+        unsafe {
+            asm!("st.shared.v4.b32 [{}], {{{}, {}, {}, {}}};", in(reg32) self.address + 4 * i,
+                 in(reg32) a, in(reg32) b, in(reg32) c, in(reg32) d,
+                 options(nostack, preserves_flags))
+        };
+    }
+
+    /// The address in the block's shared window.
+    #[inline(always)]
+    pub fn address(self) -> u32 {
+        self.address
+    }
+}
+
 impl SharedArray<u32> {
+    /// Adds to word `i` and returns what it was; several threads may do so at once.
+    ///
+    /// # Safety
+    /// As [`SharedArray::atomic_add`].
+    #[inline(always)]
+    pub unsafe fn atomic_fetch_add(self, i: u32, value: u32) -> u32 {
+        let old: u32;
+        // SAFETY: the caller promises a word inside the block's shared memory.
+        unsafe {
+            asm!("atom.shared.add.u32 {}, [{}], {};", out(reg32) old,
+                 in(reg32) self.address + 4 * i, in(reg32) value,
+                 options(nostack, preserves_flags))
+        };
+        old
+    }
+
+    /// Lowers word `i` to `value`; several threads may do so at once.
+    ///
+    /// # Safety
+    /// As [`SharedArray::atomic_add`], with lowering for adding.
+    #[inline(always)]
+    pub unsafe fn atomic_min(self, i: u32, value: u32) {
+        // SAFETY: the caller promises a word inside the block's shared memory.
+        unsafe {
+            asm!("red.shared.min.u32 [{}], {};", in(reg32) self.address + 4 * i, in(reg32) value,
+                 options(nostack, preserves_flags))
+        };
+    }
+
+    /// Raises word `i` to `value`; several threads may do so at once.
+    ///
+    /// # Safety
+    /// As [`SharedArray::atomic_add`], with raising for adding.
+    #[inline(always)]
+    pub unsafe fn atomic_max(self, i: u32, value: u32) {
+        // SAFETY: the caller promises a word inside the block's shared memory.
+        unsafe {
+            asm!("red.shared.max.u32 [{}], {};", in(reg32) self.address + 4 * i, in(reg32) value,
+                 options(nostack, preserves_flags))
+        };
+    }
+
     /// Adds to word `i`; several threads may do so at once.
     ///
     /// # Safety

@@ -9,6 +9,18 @@ pub fn thread_idx_x() -> u32 {
     unsafe { nvptx::_thread_idx_x() as u32 }
 }
 
+/// `value`, about which the optimiser knows nothing: for loops around barriers that it must not unroll.
+#[inline(always)]
+pub fn opaque(value: u32) -> u32 {
+    let result: u32;
+    // SAFETY: moves a register.
+    unsafe {
+        core::arch::asm!("mov.u32 {}, {};", out(reg32) result, in(reg32) value,
+                         options(nomem, nostack, preserves_flags))
+    };
+    result
+}
+
 /// Threads of a block.
 #[inline(always)]
 pub fn block_dim_x() -> u32 {

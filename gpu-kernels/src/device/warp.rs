@@ -5,8 +5,14 @@ unsafe extern "C" {
     fn shfl_bfly(mask: u32, value: u32, lane_mask: u32, clamp: u32) -> u32;
     #[link_name = "llvm.nvvm.shfl.sync.up.i32"]
     fn shfl_up(mask: u32, value: u32, delta: u32, clamp: u32) -> u32;
-    #[link_name = "llvm.nvvm.vote.ballot.sync"]
-    fn vote_ballot(mask: u32, predicate: bool) -> u32;
+    #[link_name = "llvm.nvvm.shfl.sync.idx.i32"]
+    fn shfl_idx(mask: u32, value: u32, lane: u32, clamp: u32) -> u32;
+    #[link_name = "llvm.nvvm.redux.sync.umin"]
+    fn redux_min(value: u32, mask: u32) -> u32;
+    #[link_name = "llvm.nvvm.redux.sync.umax"]
+    fn redux_max(value: u32, mask: u32) -> u32;
+    #[link_name = "llvm.nvvm.redux.sync.add"]
+    fn redux_add(value: u32, mask: u32) -> u32;
 }
 
 const FULL_MASK: u32 = u32::MAX;
@@ -43,14 +49,44 @@ pub unsafe fn warp_shuffle_up(value: u32, delta: u32) -> u32 {
     unsafe { shfl_up(FULL_MASK, value, delta, 0) }
 }
 
-/// One bit for each lane whose `predicate` holds.
+/// `value` of lane `lane % 32`.
 ///
 /// # Safety
 /// All 32 lanes reach this call together.
 #[inline(always)]
-pub unsafe fn warp_vote_ballot(predicate: bool) -> u32 {
+pub unsafe fn warp_shuffle_idx(value: u32, lane: u32) -> u32 {
+    // SAFETY: the caller promises convergence; clamp 31 keeps the source inside the warp.
+    unsafe { shfl_idx(FULL_MASK, value, lane, 31) }
+}
+
+/// The smallest `value` of the warp, in every lane.
+///
+/// # Safety
+/// All 32 lanes reach this call together.
+#[inline(always)]
+pub unsafe fn reduce_min(value: u32) -> u32 {
     // SAFETY: the caller promises convergence.
-    unsafe { vote_ballot(FULL_MASK, predicate) }
+    unsafe { redux_min(value, FULL_MASK) }
+}
+
+/// The largest `value` of the warp, in every lane.
+///
+/// # Safety
+/// All 32 lanes reach this call together.
+#[inline(always)]
+pub unsafe fn reduce_max(value: u32) -> u32 {
+    // SAFETY: the caller promises convergence.
+    unsafe { redux_max(value, FULL_MASK) }
+}
+
+/// The sum of `value` over the warp, in every lane.
+///
+/// # Safety
+/// All 32 lanes reach this call together.
+#[inline(always)]
+pub unsafe fn reduce_add(value: u32) -> u32 {
+    // SAFETY: the caller promises convergence.
+    unsafe { redux_add(value, FULL_MASK) }
 }
 
 /// The largest `value` of the warp, in every lane.

@@ -7,6 +7,8 @@ use cust::device::DeviceAttribute;
 use cust::module::Module;
 use cust::sys;
 use gpu_kernels::kernel::KernelArgs;
+use gpu_kernels::scores::Scores;
+use gpu_kernels::select::SelectCluster;
 use gpu_kernels::table::KERNELS;
 
 use super::error::{OrDriverError, lost};
@@ -21,6 +23,13 @@ pub struct PtxFile {
     /// The lowest compute capability it runs on, as 10 x major + minor.
     pub compute_capability: u32,
     text: &'static str,
+}
+
+impl PtxFile {
+    /// Whether it has the kernels that work in clusters of blocks.
+    pub fn has_clusters(&self) -> bool {
+        self.compute_capability >= 90
+    }
 }
 
 /// The PTX files, the most capable first.
@@ -49,6 +58,7 @@ struct Inner {
     driver_version: (u32, u32),
     compute_capability: u32,
     num_multiprocessors: u32,
+    max_shared_bytes: usize,
     ptx_file: PtxFile,
     functions: Functions,
     // Fields drop in order: the module before the context that holds it.
@@ -116,7 +126,13 @@ impl Device {
         CurrentContext::set_current(&context).or_driver_error()?;
         let module = Module::from_ptx(ptx_file.text, &[]).or_driver_error()?;
         let mut functions = [std::ptr::null_mut(); KERNELS.len()];
-        for (handle, kernel) in functions.iter_mut().zip(KERNELS) {
+        let loaded = KERNELS
+            .iter()
+            .map(|kernel| kernel.cluster == 0 || ptx_file.has_clusters());
+        for ((handle, kernel), loaded) in functions.iter_mut().zip(KERNELS).zip(loaded) {
+            if !loaded {
+                continue;
+            }
             *handle = module.get_function(kernel.name).or_driver_error()?.to_raw();
         }
         let device = Device {
@@ -125,23 +141,27 @@ impl Device {
                 driver_version: (version.major() as u32, version.minor() as u32),
                 compute_capability,
                 num_multiprocessors: attribute(DeviceAttribute::MultiprocessorCount)?,
+                max_shared_bytes: max_shared_bytes(ordinal)?,
                 ptx_file,
                 functions: Functions(functions),
                 _module: module,
                 context,
             }),
         };
-        device.allow_largest_table()?;
+        // More than a kernel may have unasked: the largest table; and whatever a fused step can use.
+        let largest_table = (MAX_SUBVECTORS << MAX_BITS) * size_of::<f32>();
+        device.allow_shared_bytes::<Scores>(largest_table)?;
+        if ptx_file.has_clusters() {
+            device.allow_shared_bytes::<SelectCluster>(device.inner.max_shared_bytes)?;
+        }
         Ok(device)
     }
 
-    /// The largest table is larger than the shared memory a kernel may have unasked.
-    fn allow_largest_table(&self) -> Result<()> {
-        let bytes = (MAX_SUBVECTORS << MAX_BITS) * size_of::<f32>();
+    fn allow_shared_bytes<K: KernelArgs>(&self, bytes: usize) -> Result<()> {
         // SAFETY: the handle is a kernel's of the loaded module.
         unsafe {
             sys::cuFuncSetAttribute(
-                self.function::<gpu_kernels::scores::Scores>(),
+                self.function::<K>(),
                 sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                 bytes as i32,
             )
@@ -185,10 +205,25 @@ impl Device {
         self.inner.num_multiprocessors
     }
 
+    /// Shared memory that a block can have, in bytes.
+    pub fn max_shared_bytes(&self) -> usize {
+        self.inner.max_shared_bytes
+    }
+
     /// The PTX file whose kernels are loaded.
     pub fn ptx_file(&self) -> PtxFile {
         self.inner.ptx_file
     }
+}
+
+/// cust's list of attributes ends before this one.
+fn max_shared_bytes(ordinal: u32) -> Result<usize> {
+    let which = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+    let mut bytes = 0;
+    // SAFETY: the driver is initialised and the device exists; the out-pointer is valid.
+    unsafe { sys::cuDeviceGetAttribute(&raw mut bytes, which, ordinal as sys::CUdevice) }
+        .or_driver_error()?;
+    Ok(bytes as usize)
 }
 
 fn no_device(reason: impl ToString) -> Error {

@@ -1,5 +1,7 @@
 //! From the driver's answers to [`Error`].
 
+use std::ffi::c_int;
+
 use cust::error::CudaResult;
 use cust::sys::CUresult;
 
@@ -21,6 +23,16 @@ impl OrDriverError<()> for CUresult {
     fn or_driver_error(self) -> Result<()> {
         match self {
             CUresult::CUDA_SUCCESS => Ok(()),
+            code => Err(last_error(code as u32, &code)),
+        }
+    }
+}
+
+/// The raw result of a function that cust_raw does not have.
+impl OrDriverError<()> for c_int {
+    fn or_driver_error(self) -> Result<()> {
+        match self {
+            0 => Ok(()),
             code => Err(last_error(code as u32, &code)),
         }
     }

@@ -5,6 +5,7 @@
 //! buffer    arrays in device memory
 //! launch    one kernel's argument list, grid and shared memory -> the driver
 //! enqueue   each stage: its buffers, its grids, its kernels in order
+//! heuristics  which variant of the step fits a shape
 //! step      a whole step on buffers made once: which kernels, in which order
 //! graph     a step captured once and replayed for every token
 //! stages    one stage at a time, for tests
@@ -18,6 +19,7 @@ pub mod doctor;
 mod enqueue;
 mod error;
 pub mod graph;
+pub mod heuristics;
 mod launch;
 mod stages;
 pub mod step;
@@ -25,4 +27,5 @@ pub mod timing;
 
 pub use device::Device;
 pub use graph::StepGraph;
+pub use heuristics::Variant;
 pub use stages::CudaStages;

@@ -40,6 +40,15 @@ impl CudaStages {
         }
     }
 
+    /// Every row's copy of its sequence's length.
+    fn upload_lens(&self, shape: &StepShape, seq_lens: &[u32]) -> Result<Buffer<u32>> {
+        let rows: Vec<u32> = seq_lens
+            .iter()
+            .flat_map(|&len| std::iter::repeat_n(len, shape.rows_per_batch() as usize))
+            .collect();
+        self.upload(&rows)
+    }
+
     fn upload<T: cust::memory::DeviceCopy>(&self, data: &[T]) -> Result<Buffer<T>> {
         Buffer::from_slice(data, &self.stream)
     }
@@ -76,7 +85,7 @@ impl Stages for CudaStages {
             centroids: &self.upload(centroids)?,
             half_norms: &self.upload(&half_norms)?,
             new_keys: &self.upload(new_keys)?,
-            seq_lens: &self.upload(seq_lens)?,
+            seq_lens: &self.upload_lens(shape, seq_lens)?,
             codes: &self.upload(codes)?,
         };
         // SAFETY: see above.
@@ -115,7 +124,7 @@ impl Stages for CudaStages {
         self.device.enter()?;
         let scores = self.upload(&vec![0.0f32; rows * shape.code_capacity as usize])?;
         let (tables, codes) = (self.upload(tables)?, self.upload(codes)?);
-        let seq_lens = self.upload(seq_lens)?;
+        let seq_lens = self.upload_lens(shape, seq_lens)?;
         // SAFETY: see above.
         unsafe {
             self.enqueuer(shape, batch)
@@ -132,7 +141,7 @@ impl Stages for CudaStages {
         let mut buffers = TopKBuffers::new(shape, rows)?;
         let empty = vec![-1; rows * shape.heavy as usize];
         buffers.heavy_positions.write(0, &empty, &self.stream)?;
-        let (scores, seq_lens) = (self.upload(scores)?, self.upload(seq_lens)?);
+        let (scores, seq_lens) = (self.upload(scores)?, self.upload_lens(shape, seq_lens)?);
         // SAFETY: see above.
         unsafe {
             self.enqueuer(shape, batch)
@@ -156,7 +165,7 @@ impl Stages for CudaStages {
             .heavy_positions
             .write(0, heavy_positions, &self.stream)?;
         let list = ListBuffers::new(shape, rows)?;
-        let seq_lens = self.upload(seq_lens)?;
+        let seq_lens = self.upload_lens(shape, seq_lens)?;
         // SAFETY: see above.
         unsafe {
             self.enqueuer(shape, batch)

@@ -10,6 +10,7 @@ use super::device::Device;
 use super::enqueue::{CodesBuffers, Enqueuer, ListBuffers, TopKBuffers};
 use super::error::OrDriverError;
 use super::graph::StepGraph;
+use super::heuristics::Variant;
 use crate::error::{Error, Result};
 use crate::index::{IndexParts, KeyIndex};
 use crate::selection::Selection;
@@ -26,6 +27,7 @@ const TOKENS_PER_LAUNCH: usize = 1024;
 pub struct Step {
     id: u64,
     shape: StepShape,
+    variant: Variant,
     batch: usize,
     /// The index as it came; its codes are stale, everything else holds.
     origin: KeyIndex,
@@ -56,20 +58,27 @@ impl Step {
         device.enter()?;
         let stream = Stream::new(StreamFlags::DEFAULT, None).or_driver_error()?;
         let batch = index.batch();
+        // Sixteen codes are read at once: every group's room begins aligned.
+        let shape = StepShape {
+            code_capacity: shape.code_capacity.next_multiple_of(16),
+            ..shape
+        };
         let rows = batch * shape.rows_per_batch() as usize;
+        let variant = Variant::choose(device, &shape, rows);
         let new_keys_room = TOKENS_PER_LAUNCH.min(index.capacity());
         let head_dim = index.head_dim();
         let step = Step {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             shape,
+            variant,
             batch,
             seq_len: index.seq_len(),
             new_keys_room,
             launches: 0,
             centroids: Buffer::from_slice(index.centroids(), &stream)?,
             half_norms: Buffer::from_slice(&index.half_norms(), &stream)?,
-            codes: Buffer::from_slice(index.padded_codes(), &stream)?,
-            seq_lens: Buffer::from_slice(&vec![index.seq_len() as u32; batch], &stream)?,
+            codes: Buffer::from_slice(&padded_codes(&index, &shape), &stream)?,
+            seq_lens: Buffer::from_slice(&vec![index.seq_len() as u32; rows], &stream)?,
             new_keys: Buffer::new(index.groups() * new_keys_room * head_dim)?,
             queries: Buffer::new(rows * head_dim)?,
             tables: Buffer::new(rows * shape.table_len() as usize)?,
@@ -105,6 +114,34 @@ impl Step {
     /// The stream it runs on.
     pub fn stream(&self) -> &Stream {
         &self.stream
+    }
+
+    /// How steps are run.
+    pub fn variant(&self) -> Variant {
+        self.variant
+    }
+
+    /// The variants that this step's shape and device allow.
+    pub fn variants(&self) -> Vec<Variant> {
+        Variant::fitting(&self.device, &self.shape).collect()
+    }
+
+    /// Runs later steps in another way: for measurements, and for tests that compare them. Graphs
+    /// captured before keep theirs.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a variant that is not among [`Step::variants`].
+    pub fn set_variant(&mut self, variant: Variant) -> Result<()> {
+        let variants = self.variants();
+        if !variants.contains(&variant) {
+            return Err(Error::invalid(
+                "variant",
+                format!("{variant:?}"),
+                format!("one of {variants:?}"),
+            ));
+        }
+        self.variant = variant;
+        Ok(())
     }
 
     /// Kernel launches and memory operations enqueued so far.
@@ -143,7 +180,10 @@ impl Step {
     pub(crate) fn select(&mut self, queries: Queries<'_>, selection: &mut Selection) -> Result<()> {
         self.device.enter()?;
         self.queries.write(0, queries.data, &self.stream)?;
-        self.enqueue_select(&mut |_| Ok(()))?;
+        match self.variant {
+            Variant::Staged => self.enqueue_select(&mut |_| Ok(()))?,
+            Variant::Cluster { .. } => self.enqueue_fused(0)?,
+        }
         self.read(selection)
     }
 
@@ -248,7 +288,8 @@ impl Step {
         }
         self.device.enter()?;
         let seq_len = self.seq_len - tokens;
-        let seq_lens = vec![seq_len as u32; self.batch];
+        let rows = self.batch * self.shape.rows_per_batch() as usize;
+        let seq_lens = vec![seq_len as u32; rows];
         self.seq_lens.write(0, &seq_lens, &self.stream)?;
         self.synchronize()?;
         self.seq_len = seq_len;
@@ -260,7 +301,7 @@ impl Step {
         let codes = self.codes.to_vec(&self.stream)?;
         let m = self.shape.num_subvectors as usize;
         let num_codes = self.seq_len - self.origin.config().init_offset;
-        let code_stride = self.origin.code_capacity() * m;
+        let code_stride = self.shape.code_capacity as usize * m;
         KeyIndex::from_parts(
             IndexParts {
                 config: *self.origin.config(),
@@ -307,6 +348,10 @@ impl Step {
     }
 
     fn enqueue_step(&mut self, before: &mut dyn FnMut(&'static str) -> Result<()>) -> Result<()> {
+        if let Variant::Cluster { .. } = self.variant {
+            before("select")?;
+            return self.enqueue_fused(1);
+        }
         before("codes")?;
         self.enqueue_codes(0, 1)?;
         self.enqueue_advance(1)?;
@@ -317,19 +362,43 @@ impl Step {
         // SAFETY: the buffers were made for this shape and live as long as the stream; the keys are
         // uploaded.
         self.launches += unsafe {
-            self.enqueuer().codes(
-                &CodesBuffers {
-                    centroids: &self.centroids,
-                    half_norms: &self.half_norms,
-                    new_keys: &self.new_keys,
-                    seq_lens: &self.seq_lens,
-                    codes: &self.codes,
-                },
-                first_token,
+            self.enqueuer()
+                .codes(&self.codes_buffers(), first_token, new_tokens)?
+        };
+        Ok(())
+    }
+
+    /// The whole step in one launch, after appending `new_tokens` (0 or 1) keys.
+    fn enqueue_fused(&mut self, new_tokens: usize) -> Result<()> {
+        let Variant::Cluster {
+            blocks,
+            keys_per_thread,
+        } = self.variant
+        else {
+            unreachable!("a staged step is not enqueued as one launch");
+        };
+        // SAFETY: all buffers were made for this shape and this batch, and live as long as the stream;
+        // the variant is one that fits the shape.
+        self.launches += unsafe {
+            self.enqueuer().select_cluster(
+                &self.codes_buffers(),
+                &self.queries,
+                &self.list,
                 new_tokens,
+                (blocks, keys_per_thread),
             )?
         };
         Ok(())
+    }
+
+    fn codes_buffers(&self) -> CodesBuffers<'_> {
+        CodesBuffers {
+            centroids: &self.centroids,
+            half_norms: &self.half_norms,
+            new_keys: &self.new_keys,
+            seq_lens: &self.seq_lens,
+            codes: &self.codes,
+        }
     }
 
     fn enqueue_advance(&mut self, new_tokens: usize) -> Result<()> {
@@ -367,4 +436,17 @@ impl Step {
             batch: self.batch,
         }
     }
+}
+
+/// The index's codes with the shape's room for each group.
+fn padded_codes(index: &KeyIndex, shape: &StepShape) -> Vec<u8> {
+    let m = shape.num_subvectors as usize;
+    let (from, to) = (index.code_capacity() * m, shape.code_capacity as usize * m);
+    let mut codes = vec![0; index.groups() * to];
+    if from > 0 {
+        for (to, from) in codes.chunks_mut(to).zip(index.padded_codes().chunks(from)) {
+            to[..from.len()].copy_from_slice(from);
+        }
+    }
+    codes
 }

@@ -1,0 +1,117 @@
+//! Clusters of blocks: who is there, the cluster barrier, and each other's shared memory.
+//!
+//! Compiled only for chips that have them (compute capability 9.0 and later).
+
+use core::arch::asm;
+
+use super::shared::SharedArray;
+
+unsafe extern "C" {
+    #[link_name = "llvm.nvvm.read.ptx.sreg.cluster.ctarank"]
+    fn ctarank() -> u32;
+    #[link_name = "llvm.nvvm.read.ptx.sreg.cluster.nctarank"]
+    fn nctarank() -> u32;
+    #[link_name = "llvm.nvvm.barrier.cluster.arrive.aligned"]
+    fn barrier_arrive();
+    #[link_name = "llvm.nvvm.barrier.cluster.wait.aligned"]
+    fn barrier_wait();
+}
+
+/// Index of the block in its cluster.
+#[inline(always)]
+pub fn block_rank() -> u32 {
+    // SAFETY: reads a special register.
+    unsafe { ctarank() }
+}
+
+/// Blocks of the cluster.
+#[inline(always)]
+pub fn num_blocks() -> u32 {
+    // SAFETY: reads a special register.
+    unsafe { nctarank() }
+}
+
+/// Says that this thread is here; its writes before are seen by whoever has waited.
+///
+/// # Safety
+/// Every thread of the cluster reaches this call, warps as a whole, and then [`wait`].
+#[inline(always)]
+pub unsafe fn arrive() {
+    // SAFETY: the caller promises uniform arrival.
+    unsafe { barrier_arrive() }
+}
+
+/// Waits until every thread of the cluster has arrived.
+///
+/// # Safety
+/// Every thread of the cluster reaches this call, warps as a whole, after [`arrive`].
+#[inline(always)]
+pub unsafe fn wait() {
+    // SAFETY: the caller promises uniform arrival.
+    unsafe { barrier_wait() }
+}
+
+/// [`arrive`], then [`wait`].
+///
+/// # Safety
+/// Every thread of the cluster reaches this call, warps as a whole.
+#[inline(always)]
+pub unsafe fn sync() {
+    // SAFETY: the caller promises uniform arrival.
+    unsafe {
+        arrive();
+        wait();
+    }
+}
+
+/// An array in the shared memory of another block of the cluster.
+#[derive(Clone, Copy)]
+pub struct RemoteArray {
+    address: u32,
+}
+
+/// The same array in block `rank` of the cluster.
+#[inline(always)]
+pub fn remote(array: SharedArray<u32>, rank: u32) -> RemoteArray {
+    let address: u32;
+    // SAFETY: computes an address; `rank` is below the cluster's size by the callers' loops.
+    unsafe {
+        asm!("mapa.shared::cluster.u32 {}, {}, {};", out(reg32) address,
+             in(reg32) array.address(), in(reg32) rank, options(pure, nomem, nostack))
+    };
+    RemoteArray { address }
+}
+
+impl RemoteArray {
+    /// Word `i`.
+    ///
+    /// # Safety
+    /// The other block wrote the word before a cluster barrier that this one has waited at, leaves it
+    /// alone until the next, and has not ended.
+    #[inline(always)]
+    pub unsafe fn get(self, i: u32) -> u32 {
+        let value: u32;
+        // SAFETY: the caller promises an initialised word of a live block.
+        unsafe {
+            asm!("ld.shared::cluster.b32 {}, [{}];", out(reg32) value,
+                 in(reg32) self.address + 4 * i, options(readonly, nostack, preserves_flags))
+        };
+        value
+    }
+
+    /// Words `i..i + 4`.
+    ///
+    /// # Safety
+    /// As [`RemoteArray::get`] for each; array and `i` start at multiples of 4 words.
+    #[inline(always)]
+    pub unsafe fn get4(self, i: u32) -> [u32; 4] {
+        let (a, b, c, d): (u32, u32, u32, u32);
+        // SAFETY: the caller promises four initialised words of a live block at an aligned place.
+        unsafe {
+            asm!("ld.shared::cluster.v4.b32 {{{}, {}, {}, {}}}, [{}];", out(reg32) a,
+                 out(reg32) b, out(reg32) c, out(reg32) d, in(reg32) self.address + 4 * i,
+                 options(readonly, nostack, preserves_flags))
+        };
+        [a, b, c, d]
+    }
+}

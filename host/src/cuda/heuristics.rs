@@ -1,0 +1,73 @@
+//! Which variant of the step fits a shape.
+
+use gpu_kernels::select::{KEYS_PER_TILE, MAX_CLUSTER, THREADS, layout};
+use gpu_kernels::step::StepShape;
+
+use super::device::Device;
+
+/// A way to run a step. All give the same lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// One kernel for each stage: any shape, any chip.
+    Staged,
+    /// One launch, a cluster of blocks for each row, scores in shared memory.
+    Cluster {
+        /// Blocks of a cluster: 1, 2, 4 or 8.
+        blocks: u32,
+        /// Keys that each thread scores, a multiple of 16.
+        keys_per_thread: u32,
+    },
+}
+
+impl Variant {
+    /// The variant to use for `rows` rows of `shape` on `device`: the cluster size with the least
+    /// [`estimate`], or one kernel for each stage where no cluster's shared memory holds a row.
+    pub fn choose(device: &Device, shape: &StepShape, rows: usize) -> Self {
+        let estimate = |variant: &Variant| match *variant {
+            Variant::Staged => f64::INFINITY,
+            Variant::Cluster {
+                blocks,
+                keys_per_thread,
+            } => estimate(device, rows * blocks as usize, keys_per_thread),
+        };
+        Self::fitting(device, shape)
+            .min_by(|a, b| estimate(a).total_cmp(&estimate(b)))
+            .unwrap_or(Variant::Staged)
+    }
+
+    /// Every variant that can run `shape` on `device`; clusters by ascending size.
+    pub fn fitting(device: &Device, shape: &StepShape) -> impl Iterator<Item = Self> {
+        let words = device.max_shared_bytes() / 4;
+        let shape = *shape;
+        // Without a window the new key is a candidate of its own step, and other rows of its group
+        // would need its codes.
+        let fused = device.ptx_file().has_clusters() && shape.window > 0 && shape.code_capacity > 0;
+        let clusters = (0..=MAX_CLUSTER.ilog2())
+            .map(|log| 1 << log)
+            .filter(move |_| fused)
+            .map(move |blocks| Variant::Cluster {
+                blocks,
+                keys_per_thread: shape
+                    .code_capacity
+                    .div_ceil(blocks * THREADS)
+                    .next_multiple_of(KEYS_PER_TILE),
+            })
+            .filter(move |variant| match variant {
+                Variant::Cluster {
+                    keys_per_thread, ..
+                } => layout::words(shape.table_len(), *keys_per_thread) as usize <= words,
+                Variant::Staged => true,
+            });
+        std::iter::once(Variant::Staged).chain(clusters)
+    }
+}
+
+/// Microseconds of a fused step, roughly: 20 for what every block does, 0.55 for each key of a thread, and
+/// more where blocks share multiprocessors, which costs less than running them one after the other.
+///
+/// Fitted to 18 measurements on an H200, see `docs/performance.md`: its choice is the fastest in all five
+/// shapes measured.
+fn estimate(device: &Device, num_blocks: usize, keys_per_thread: u32) -> f64 {
+    let sharing = num_blocks as f64 / f64::from(device.num_multiprocessors());
+    (20.0 + 0.55 * f64::from(keys_per_thread)) * sharing.max(1.0).powf(0.45)
+}

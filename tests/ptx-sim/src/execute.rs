@@ -1,0 +1,551 @@
+//! What single instructions do to a warp.
+
+use crate::alu::{self, Alu, Kind, Row};
+use crate::checker::Accessor;
+use crate::error::ViolationKind;
+use crate::float;
+use crate::instruction::{Address, AtomOp, Logic, Op, ShflMode, Space, Vote};
+use crate::memory::{
+    Fault, LOCAL_WINDOW, PARAM_WINDOW, RANK_SHIFT, Region, SHARED_BASE, SHARED_WINDOW, locate,
+};
+use crate::warp::{Broken, Env, RemoteUse, Step, Warp, lanes};
+
+impl Warp {
+    /// Executes what is neither a branch nor a collective.
+    pub(crate) fn execute(&mut self, env: &mut Env<'_>, op: &Op, active: u32) -> Step<()> {
+        match op {
+            Op::Alu {
+                f,
+                ty,
+                mods,
+                dst,
+                src,
+                num_src,
+            } => {
+                let mut rows = [[0; 32]; 4];
+                for (row, src) in rows.iter_mut().zip(src).take(usize::from(*num_src)) {
+                    *row = self.source(env, *src, active)?;
+                }
+                if matches!(f, Alu::Div | Alu::Rem) && ty.kind != Kind::Float {
+                    let mask = u64::MAX >> (64 - ty.bits);
+                    if let Some(lane) = lanes(active).find(|&lane| rows[1][lane] & mask == 0) {
+                        let kind = ViolationKind::DivisionByZero;
+                        return Err(Broken::new(kind, lane as u32, ""));
+                    }
+                }
+                if let Some(row) = alu::eval(*f, *ty, *mods, &rows) {
+                    self.set_row(*dst, &row, active);
+                }
+            }
+            Op::Cvt {
+                conversion,
+                dst,
+                src,
+            } => {
+                let row = self.source(env, *src, active)?;
+                let row = row.map(|x| float::convert(*conversion, x));
+                self.set_row(*dst, &row, active);
+            }
+            Op::Setp {
+                cmp,
+                ty,
+                ftz,
+                dst,
+                second,
+                a,
+                b,
+                combine,
+            } => {
+                let a = self.source(env, *a, active)?;
+                let b = self.source(env, *b, active)?;
+                let mut holds = 0;
+                for lane in 0..32 {
+                    let one = float::compare(*cmp, *ty, *ftz, a[lane], b[lane]);
+                    holds |= u32::from(one) << lane;
+                }
+                let with = |x: u32, other: u32| match combine {
+                    Some((Logic::And, _)) => x & other,
+                    Some((Logic::Or, _)) => x | other,
+                    Some((Logic::Xor, _)) => x ^ other,
+                    _ => x,
+                };
+                let other = match combine {
+                    Some((_, pred)) => self.pred(*pred, active)?,
+                    None => 0,
+                };
+                self.set_pred(*dst, with(holds, other), active);
+                if let Some(second) = second {
+                    self.set_pred(*second, with(!holds, other), active);
+                }
+            }
+            Op::Selp { dst, a, b, pred } => {
+                let chosen = self.pred(*pred, active)?;
+                // Only what is chosen is read.
+                let a = self.source(env, *a, active & chosen)?;
+                let b = self.source(env, *b, active & !chosen)?;
+                self.set_row(*dst, &a, active & chosen);
+                self.set_row(*dst, &b, active & !chosen);
+            }
+            Op::Logic { f, dst, a, b } => {
+                let (a, b) = (self.pred(*a, active)?, self.pred(*b, active)?);
+                let value = match f {
+                    Logic::Mov => a,
+                    Logic::Not => !a,
+                    Logic::And => a & b,
+                    Logic::Or => a | b,
+                    Logic::Xor => a ^ b,
+                };
+                self.set_pred(*dst, value, active);
+            }
+            Op::SetPred { dst, value } => {
+                self.set_pred(*dst, if *value { active } else { 0 }, active);
+            }
+            Op::Mov { dst, src } => {
+                let row = self.source(env, *src, active)?;
+                self.set_row(*dst, &row, active);
+            }
+            Op::Pack { dst, src, bits } => {
+                let mask = u64::MAX >> (64 - bits);
+                let mut row = [0; 32];
+                for (i, src) in src.iter().enumerate() {
+                    let part = self.source(env, *src, active)?;
+                    for (row, part) in row.iter_mut().zip(part) {
+                        *row |= (part & mask) << (*bits as usize * i);
+                    }
+                }
+                self.set_row(*dst, &row, active);
+            }
+            Op::Unpack { dst, src, bits } => {
+                let mask = u64::MAX >> (64 - bits);
+                let row = self.source(env, *src, active)?;
+                for (i, dst) in dst.iter().enumerate() {
+                    if let Some(dst) = dst {
+                        let part = row.map(|x| (x >> (*bits as usize * i)) & mask);
+                        self.set_row(*dst, &part, active);
+                    }
+                }
+            }
+            Op::Load {
+                space,
+                width,
+                sign,
+                atomic,
+                dst,
+                address,
+            } => self.load(env, *space, *width, *sign, *atomic, dst, *address, active)?,
+            Op::Store {
+                space,
+                width,
+                atomic,
+                src,
+                address,
+            } => {
+                let base = self.addresses(env, *address, active)?;
+                let mut values = [[0; 32]; 8];
+                for (values, src) in values.iter_mut().zip(src) {
+                    *values = self.source(env, *src, active)?;
+                }
+                let width = usize::from(*width);
+                for lane in lanes(active) {
+                    let address = base[lane];
+                    aligned(address, width * src.len(), lane)?;
+                    for (i, values) in values[..src.len()].iter().enumerate() {
+                        let value = values[lane];
+                        let address = address.wrapping_add((i * width) as u64);
+                        self.touch(env, *space, address, lane, *atomic, |region, at, who| {
+                            region.store(at, width, value, who)
+                        })?;
+                    }
+                }
+            }
+            Op::Atom {
+                f,
+                space,
+                ty,
+                dst,
+                address,
+                b,
+                c,
+            } => {
+                let base = self.addresses(env, *address, active)?;
+                let (b, c) = (self.source(env, *b, active)?, self.source(env, *c, active)?);
+                let width = ty.bits as usize / 8;
+                let mut old = [0; 32];
+                for lane in lanes(active) {
+                    aligned(base[lane], width, lane)?;
+                    let new = |old| atom(*f, *ty, old, b[lane], c[lane]);
+                    old[lane] = self.touch(
+                        env,
+                        *space,
+                        base[lane],
+                        lane,
+                        true,
+                        |region, at, who| match who {
+                            Some(who) => region.update(at, width, who, new),
+                            None => Ok(0),
+                        },
+                    )?;
+                }
+                if let Some(dst) = dst {
+                    self.set_row(*dst, &old, active);
+                }
+            }
+            Op::Cvta { dst, src, add } => {
+                let row = self.source(env, *src, active)?;
+                let row = row.map(|x| x.wrapping_add(*add));
+                self.set_row(*dst, &row, active);
+            }
+            Op::Mapa {
+                dst,
+                address,
+                rank,
+                generic,
+            } => {
+                let address = self.source(env, *address, active)?;
+                let rank = self.source(env, *rank, active)?;
+                let mut row = [0; 32];
+                for lane in lanes(active) {
+                    if rank[lane] as u32 >= env.geometry.cluster {
+                        let detail = format!(
+                            "rank {} in a cluster of {}",
+                            rank[lane], env.geometry.cluster
+                        );
+                        let fault = Fault(ViolationKind::OutOfBounds, detail);
+                        return Err(Broken::at(fault, lane as u32, address[lane]));
+                    }
+                    let offset = address[lane] & ((1 << RANK_SHIFT) - 1);
+                    let window = if *generic { SHARED_WINDOW } else { 0 };
+                    row[lane] = offset | ((rank[lane] + 1) << RANK_SHIFT) | window;
+                }
+                self.set_row(*dst, &row, active);
+            }
+            Op::GetCtaRank { dst, address } => {
+                let row = self.source(env, *address, active)?;
+                let own = self.cta as u64;
+                let row = row.map(|x| {
+                    ((x as u32) >> RANK_SHIFT)
+                        .checked_sub(1)
+                        .map_or(own, u64::from)
+                });
+                self.set_row(*dst, &row, active);
+            }
+            Op::ActiveMask { dst } => self.set_row(*dst, &[u64::from(active); 32], active),
+            Op::Trap => {
+                let lane = active.trailing_zeros();
+                return Err(Broken::new(ViolationKind::Trap, lane, ""));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)] // the fields of one instruction
+    fn load(
+        &mut self,
+        env: &mut Env<'_>,
+        space: Space,
+        width: u8,
+        sign: Option<(u32, u32)>,
+        atomic: bool,
+        dst: &[Option<u32>],
+        address: Address,
+        active: u32,
+    ) -> Step<()> {
+        let base = self.addresses(env, address, active)?;
+        let width = usize::from(width);
+        let mut rows = [[0; 32]; 8];
+        for lane in lanes(active) {
+            let address = base[lane];
+            aligned(address, width * dst.len(), lane)?;
+            for (i, row) in rows[..dst.len()].iter_mut().enumerate() {
+                let address = address.wrapping_add((i * width) as u64);
+                row[lane] = self.touch(env, space, address, lane, atomic, |region, at, who| {
+                    region.load(at, width, who)
+                })?;
+            }
+        }
+        if let Some((from, to)) = sign {
+            let mask = u64::MAX >> (64 - to);
+            rows[0] = rows[0].map(|x| float::sign_extend(x, from) as u64 & mask);
+        }
+        for (dst, row) in dst.iter().zip(&rows) {
+            if let Some(dst) = dst {
+                self.set_row(*dst, row, active);
+            }
+        }
+        Ok(())
+    }
+
+    fn addresses(&self, env: &Env<'_>, address: Address, active: u32) -> Step<Row> {
+        let base = self.source(env, address.base, active)?;
+        let mask = if address.narrow {
+            u64::from(u32::MAX)
+        } else {
+            u64::MAX
+        };
+        Ok(base.map(|x| x.wrapping_add(address.offset as u64) & mask))
+    }
+
+    /// Finds the region and offset of an address, and what it is for races.
+    #[inline]
+    fn touch<T>(
+        &mut self,
+        env: &mut Env<'_>,
+        space: Space,
+        address: u64,
+        lane: usize,
+        atomic: bool,
+        f: impl FnOnce(&mut Region, u64, Option<&Accessor<'_>>) -> Result<T, Fault>,
+    ) -> Step<T> {
+        let own = self.index_in_cluster;
+        let who = Accessor {
+            warp: env.first_warp + own as u32,
+            first_warp: env.first_warp,
+            lane: lane as u32,
+            seen: env.clocks.seen(own),
+            atomic,
+        };
+        let (space, inner) = match space {
+            Space::Generic if address >= PARAM_WINDOW => (Space::Param, address - PARAM_WINDOW),
+            Space::Generic if address >= LOCAL_WINDOW => (Space::Local, address - LOCAL_WINDOW),
+            Space::Generic if address >= SHARED_WINDOW => {
+                (Space::SharedCluster, address - SHARED_WINDOW)
+            }
+            Space::Generic => (Space::Global, address),
+            space => (space, address),
+        };
+        let nowhere = || {
+            let detail = String::from("no allocation is there");
+            Fault(ViolationKind::OutOfBounds, detail)
+        };
+        let result = match space {
+            Space::Global => locate(inner)
+                .and_then(|(index, at)| Some((env.memory.regions.get_mut(index)?, at)))
+                .ok_or_else(nowhere)
+                .and_then(|(region, at)| f(region, at, Some(&who))),
+            Space::Shared | Space::SharedCluster => {
+                let rank = inner >> RANK_SHIFT;
+                let cta = (rank as usize).checked_sub(1).unwrap_or(self.cta);
+                let at = (inner & ((1 << RANK_SHIFT) - 1)).wrapping_sub(SHARED_BASE);
+                if cta >= env.shared.len() || (space == Space::Shared && rank != 0) {
+                    Err(nowhere())
+                } else if env.exited[cta] {
+                    let detail = format!("block {cta} of the cluster has exited");
+                    Err(Fault(ViolationKind::PeerExited, detail))
+                } else {
+                    if cta != self.cta {
+                        env.remote_uses[cta][own] = RemoteUse {
+                            clock: who.seen[own],
+                            pc: self.pc,
+                            lane: who.lane,
+                            address,
+                        };
+                    }
+                    f(&mut env.shared[cta], at, Some(&who))
+                }
+            }
+            Space::Local => {
+                let each = env.kernel.local_bytes;
+                if inner >= each {
+                    Err(nowhere())
+                } else {
+                    f(&mut self.local, lane as u64 * each + inner, None)
+                }
+            }
+            Space::Param | Space::Generic => f(env.params, inner, None),
+        };
+        result.map_err(|fault| Broken::at(fault, lane as u32, address))
+    }
+
+    /// Executes a warp-wide operation of `active`, whose lanes name `masks`.
+    pub(crate) fn together(
+        &mut self,
+        env: &mut Env<'_>,
+        op: &Op,
+        active: u32,
+        masks: &Row,
+    ) -> Step<()> {
+        let group = |lane: usize| masks[lane] as u32 & active;
+        let mut row = [0; 32];
+        match op {
+            // Orders memory among the lanes.
+            Op::BarWarp { .. } => env.clocks.advance(self.index_in_cluster),
+            Op::Shfl {
+                mode,
+                dst,
+                in_range,
+                a,
+                b,
+                c,
+                ..
+            } => {
+                let a = self.source(env, *a, active)?;
+                let (b, c) = (self.source(env, *b, active)?, self.source(env, *c, active)?);
+                let (mut within, mut undefined) = (0, 0);
+                for lane in lanes(active) {
+                    let (from, inside) =
+                        shuffle(*mode, lane as u32, b[lane] as u32, c[lane] as u32);
+                    row[lane] = a[from as usize];
+                    within |= u32::from(inside) << lane;
+                    undefined |= u32::from(group(lane) >> from & 1 == 0) << lane;
+                }
+                self.set_row(*dst, &row, active);
+                // What comes from a lane that takes no part is undefined: reading it is the error.
+                self.forget_row(*dst, undefined);
+                if let Some(pred) = in_range {
+                    self.set_pred(*pred, within, active);
+                }
+            }
+            Op::Vote {
+                vote, dst, pred, ..
+            } => {
+                let votes = self.pred(*pred, active)?;
+                let mut holds = 0;
+                for lane in lanes(active) {
+                    let group = group(lane);
+                    row[lane] = u64::from(votes & group);
+                    let one = match vote {
+                        Vote::All => votes & group == group,
+                        Vote::Any => votes & group != 0,
+                        _ => votes & group == group || votes & group == 0,
+                    };
+                    holds |= u32::from(one) << lane;
+                }
+                if *vote == Vote::Ballot {
+                    self.set_row(*dst, &row, active);
+                } else {
+                    self.set_pred(*dst, holds, active);
+                }
+            }
+            Op::Match {
+                all,
+                bits,
+                dst,
+                pred,
+                a,
+                ..
+            } => {
+                let mask = u64::MAX >> (64 - bits);
+                let a = self.source(env, *a, active)?.map(|x| x & mask);
+                let mut holds = 0;
+                for lane in lanes(active) {
+                    let same = lanes(group(lane)).filter(|&other| a[other] == a[lane]);
+                    let same: u32 = same.map(|other| 1 << other).sum();
+                    let every = same == group(lane);
+                    holds |= u32::from(every) << lane;
+                    row[lane] = if *all && !every { 0 } else { u64::from(same) };
+                }
+                self.set_row(*dst, &row, active);
+                if let Some(pred) = pred {
+                    self.set_pred(*pred, holds, active);
+                }
+            }
+            Op::Redux { f, ty, dst, a, .. } => {
+                let a = self.source(env, *a, active)?;
+                for lane in lanes(active) {
+                    let values = lanes(group(lane)).map(|other| a[other] as u32);
+                    let signed = ty.kind == Kind::Signed;
+                    let folded = values.reduce(|x, y| match f {
+                        Alu::Add => x.wrapping_add(y),
+                        Alu::Min if signed => (x as i32).min(y as i32) as u32,
+                        Alu::Max if signed => (x as i32).max(y as i32) as u32,
+                        Alu::Min => x.min(y),
+                        Alu::Max => x.max(y),
+                        Alu::And => x & y,
+                        Alu::Or => x | y,
+                        _ => x ^ y,
+                    });
+                    row[lane] = u64::from(folded.unwrap_or(0));
+                }
+                self.set_row(*dst, &row, active);
+            }
+            Op::Elect { dst, pred, .. } => {
+                let mut leads = 0;
+                for lane in lanes(active) {
+                    let leader = group(lane).trailing_zeros();
+                    row[lane] = u64::from(leader);
+                    leads |= u32::from(leader == lane as u32) << lane;
+                }
+                if let Some(dst) = dst {
+                    self.set_row(*dst, &row, active);
+                }
+                self.set_pred(*pred, leads, active);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn aligned(address: u64, width: usize, lane: usize) -> Step<()> {
+    if address & (width as u64 - 1) == 0 {
+        return Ok(());
+    }
+    let fault = Fault(ViolationKind::Misaligned, format!("{width} bytes"));
+    Err(Broken::at(fault, lane as u32, address))
+}
+
+/// The lane that `shfl` reads from, and whether it lies inside the segment.
+fn shuffle(mode: ShflMode, lane: u32, b: u32, c: u32) -> (u32, bool) {
+    let (b, clamp, segment) = (b & 31, c & 31, (c >> 8) & 31);
+    let last = (lane & segment) | (clamp & !segment);
+    let (from, inside) = match mode {
+        ShflMode::Up => {
+            let from = lane as i32 - b as i32;
+            (from, from >= last as i32)
+        }
+        ShflMode::Down => ((lane + b) as i32, lane + b <= last),
+        ShflMode::Bfly => ((lane ^ b) as i32, lane ^ b <= last),
+        ShflMode::Idx => {
+            let from = (lane & segment) | (b & !segment);
+            (from as i32, from <= last)
+        }
+    };
+    if inside && from < 32 {
+        (from as u32, true)
+    } else {
+        (lane, inside)
+    }
+}
+
+fn atom(f: AtomOp, ty: alu::Ty, old: u64, b: u64, c: u64) -> u64 {
+    let mask = u64::MAX >> (64 - ty.bits);
+    let signed = |x: u64| float::sign_extend(x, ty.bits);
+    let (old, b) = (old & mask, b & mask);
+    mask & match f {
+        AtomOp::Add => old.wrapping_add(b),
+        AtomOp::AddF32 => {
+            u64::from((f32::from_bits(old as u32) + f32::from_bits(b as u32)).to_bits())
+        }
+        AtomOp::AddF64 => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
+        AtomOp::Min if ty.kind == Kind::Signed => signed(old).min(signed(b)) as u64,
+        AtomOp::Max if ty.kind == Kind::Signed => signed(old).max(signed(b)) as u64,
+        AtomOp::Min => old.min(b),
+        AtomOp::Max => old.max(b),
+        AtomOp::And => old & b,
+        AtomOp::Or => old | b,
+        AtomOp::Xor => old ^ b,
+        AtomOp::Exch => b,
+        AtomOp::Cas => {
+            if old == b {
+                c
+            } else {
+                old
+            }
+        }
+        AtomOp::Inc => {
+            if old >= b {
+                0
+            } else {
+                old + 1
+            }
+        }
+        AtomOp::Dec => {
+            if old == 0 || old > b {
+                b
+            } else {
+                old - 1
+            }
+        }
+    }
+}
