@@ -21,7 +21,7 @@ pub enum Variant {
 
 impl Variant {
     /// The variant to use for `rows` rows of `shape` on `device`: the cluster size with the least
-    /// [`estimate`], or one kernel for each stage where no cluster's shared memory holds a row.
+    /// estimated time, or one kernel for each stage where no cluster's shared memory holds a row.
     pub fn choose(device: &Device, shape: &StepShape, rows: usize) -> Self {
         let estimate = |variant: &Variant| match *variant {
             Variant::Staged => f64::INFINITY,
