@@ -65,7 +65,7 @@ impl Variant {
 /// Microseconds of a fused step, roughly: 20 for what every block does, 0.55 for each key of a thread, and
 /// more where blocks share multiprocessors, which costs less than running them one after the other.
 ///
-/// Fitted to 18 measurements on an H200, see `docs/performance.md`: its choice is the fastest in all five
+/// Fitted to the measurements in `docs/performance.md`, section 2: its choice is the fastest of all five
 /// shapes measured.
 fn estimate(device: &Device, num_blocks: usize, keys_per_thread: u32) -> f64 {
     let sharing = num_blocks as f64 / f64::from(device.num_multiprocessors());

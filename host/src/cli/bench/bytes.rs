@@ -1,6 +1,7 @@
 //! How many bytes a step moves: formulae, not counters.
 
 use gpu_kernels::{scores, top_k, weights};
+use keysieve::cuda::Variant;
 
 use super::shape::Shape;
 
@@ -51,11 +52,29 @@ impl Shape {
             + self.list_again()
     }
 
-    /// Bytes that the CUDA backend's kernels load from and store to global memory, whether or not
+    /// Bytes that the CUDA backend moves by that variant of the step.
+    pub(super) fn cuda_bytes(&self, variant: Variant) -> u64 {
+        match variant {
+            Variant::Staged => self.staged_bytes(),
+            Variant::Cluster { blocks, .. } => self.fused_bytes(blocks as usize),
+        }
+    }
+
+    /// Bytes that the fused step loads and stores in global memory: those of
+    /// [`Shape::minimum_bytes`], with the codes read for every row and the centroids by every block of
+    /// its cluster, and once more to encode.
+    fn fused_bytes(&self, blocks: usize) -> u64 {
+        let centroids = 4 * (self.head_dim << self.bits);
+        let per_row = self.candidates() * self.num_subvectors + blocks * centroids;
+        self.minimum_bytes() - self.shared_minimum()
+            + (self.rows() * per_row + self.groups() * self.encoding()) as u64
+    }
+
+    /// Bytes that one kernel for each stage loads from and store to global memory, whether or not
     /// the L2 cache serves them: as [`Shape::cpu_bytes`], but the table is read by every block of
     /// scores, scores are read five times (three histograms, count, gather twice over), and
     /// top-k's histograms are cleared, read and cleared again for each digit.
-    pub(super) fn cuda_bytes(&self) -> u64 {
+    fn staged_bytes(&self) -> u64 {
         let n = self.candidates();
         let score_blocks = n.div_ceil(scores::KEYS_PER_BLOCK as usize);
         let count_blocks = n.div_ceil(top_k::KEYS_PER_BLOCK as usize);
@@ -106,6 +125,7 @@ impl Shape {
 #[cfg(test)]
 mod tests {
     use super::super::shape::REFERENCE;
+    use super::Variant;
 
     #[test]
     fn reference_moves_about_seven_megabytes() {
@@ -115,6 +135,11 @@ mod tests {
         let rows = 32 * (4 * 128 + 4 * 384 + 4 + 4 * 32_000);
         assert_eq!(REFERENCE.minimum_bytes(), groups + rows);
         assert!(REFERENCE.cpu_bytes() > REFERENCE.minimum_bytes());
-        assert!(REFERENCE.cuda_bytes() > REFERENCE.minimum_bytes());
+        let fused = Variant::Cluster {
+            blocks: 4,
+            keys_per_thread: 16,
+        };
+        assert!(REFERENCE.cuda_bytes(fused) > REFERENCE.minimum_bytes());
+        assert!(REFERENCE.cuda_bytes(Variant::Staged) > REFERENCE.cuda_bytes(fused));
     }
 }

@@ -92,7 +92,7 @@ pub(super) fn measure(
             .into(),
         launches,
         graph_nodes: Some(bench.graph.num_nodes()),
-        bytes: shape.cuda_bytes(),
+        bytes: shape.cuda_bytes(step_of(&mut bench.selector).variant()),
         copy_bandwidth,
         driver_version: Some(device.driver_version()),
         checked: format!(
