@@ -175,7 +175,7 @@ pub(crate) fn callees(body: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Inserts `.maxntid` and `.reqnctapercluster`: rustc has no attribute for either.
+/// Inserts `.maxntid`, `.minnctapersm` and `.reqnctapercluster`: rustc has no attribute for them.
 ///
 /// `bounds` answers for an entry's name; an entry it does not know is an error.
 pub(crate) fn insert_launch_bounds(
@@ -352,7 +352,7 @@ $L__BB2_2:
         let text = insert_launch_bounds(PTX, bounds).unwrap();
         assert!(
             text.contains(
-                "one_param_1\n)\n.maxntid 512, 1, 1\n.reqnctapercluster 4, 1, 1\n{\n\t.reg"
+                "one_param_1\n)\n.maxntid 512, 1, 1\n.minnctapersm 2\n.reqnctapercluster 4, 1, 1\n{\n\t.reg"
             )
         );
         assert!(text.contains(".entry two()\n.maxntid 64, 1, 1\n{"));
@@ -360,7 +360,10 @@ $L__BB2_2:
         // Nothing else changed.
         let without: String = text
             .lines()
-            .filter(|line| !line.starts_with(".maxntid") && !line.starts_with(".reqncta"))
+            .filter(|line| {
+                let added = [".maxntid", ".minnctapersm", ".reqncta"];
+                !added.iter().any(|bound| line.starts_with(bound))
+            })
             .map(|line| format!("{line}\n"))
             .collect();
         assert_eq!(without, PTX);
