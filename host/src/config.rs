@@ -4,8 +4,8 @@ use crate::error::{Error, Result};
 
 /// Largest supported `head_dim`.
 pub const MAX_HEAD_DIM: usize = 256;
-/// Largest supported `num_subvectors`.
-pub const MAX_SUBVECTORS: usize = 64;
+/// Largest supported `num_subvectors`: 64, which the kernels have room for.
+pub const MAX_SUBVECTORS: usize = gpu_kernels::config::MAX_SUBVECTORS as usize;
 /// Largest supported `bits`: a code is one byte.
 pub const MAX_BITS: u32 = 8;
 /// Largest supported `heavy`.
