@@ -38,10 +38,25 @@ pub(crate) unsafe fn encode(
         unsafe {
             let mut sums = [-half_norms.get(centroid)];
             let mut done = 0;
-            while done < in_chunks {
-                let load = |buffer: &In<f32>, at| [buffer.get4(at + done)];
+            // The loads of sixteen components are under way before the first is used.
+            while done + 16 <= in_chunks {
+                let load = |buffer: &In<f32>, at: usize| {
+                    let at = at + done;
+                    [
+                        buffer.get4(at),
+                        buffer.get4(at + 4),
+                        buffer.get4(at + 8),
+                        buffer.get4(at + 12),
+                    ]
+                };
                 let (x, c) = (load(&new_keys, key_at), load(&centroids, centroid_at));
-                accumulate(&mut sums, 4, |i| x[i / 4][i % 4], |i, _| c[i / 4][i % 4]);
+                accumulate(&mut sums, 16, |i| x[i / 4][i % 4], |i, _| c[i / 4][i % 4]);
+                done += 16;
+            }
+            while done < in_chunks {
+                let load = |buffer: &In<f32>, at| buffer.get4(at + done);
+                let (x, c) = (load(&new_keys, key_at), load(&centroids, centroid_at));
+                accumulate(&mut sums, 4, |i| x[i], |i, _| c[i]);
                 done += 4;
             }
             accumulate(
@@ -56,6 +71,36 @@ pub(crate) unsafe fn encode(
     }
     // SAFETY: all lanes are here, as the caller promises.
     Nearest::from_bits(unsafe { warp::reduce_max_u64(nearest.to_bits()) }).index() as u8
+}
+
+/// Writes the code of sub-vector `subvector` of the key at `position`, by the warp's lane 0. Keys before
+/// `init_offset` have no codes, and none is written past the capacity.
+///
+/// # Safety
+/// No other warp writes or reads the code; `codes` has the length that the kernel `codes` documents.
+#[cfg(target_arch = "nvptx64")]
+#[inline(always)]
+pub(crate) unsafe fn store(
+    shape: &StepShape,
+    group: u32,
+    position: u32,
+    subvector: u32,
+    code: u8,
+    codes: Out<u8>,
+) {
+    let in_range =
+        position >= shape.init_offset && position - shape.init_offset < shape.code_capacity;
+    if crate::device::warp::lane_id() == 0 && in_range {
+        let key =
+            group as usize * shape.code_capacity as usize + (position - shape.init_offset) as usize;
+        // SAFETY: the position is inside the group's capacity; the rest is the caller's promise.
+        unsafe {
+            codes.set(
+                key * shape.num_subvectors as usize + subvector as usize,
+                code,
+            )
+        };
+    }
 }
 
 kernel! {
@@ -93,17 +138,8 @@ kernel! {
                 encode(&shape, group, subvector, centroids, half_norms, new_keys, key_at)
             };
 
-            // Keys before init_offset have no codes, and none is written past the capacity.
-            let position = seq_len + first_token + token;
-            let in_range = position >= shape.init_offset
-                && position - shape.init_offset < shape.code_capacity;
-            if warp::lane_id() == 0 && in_range {
-                let key = group as usize * shape.code_capacity as usize
-                    + (position - shape.init_offset) as usize;
-                // SAFETY: the position is inside the group's capacity, and no other warp has this
-                // token and sub-vector.
-                unsafe { codes.set(key * m as usize + subvector as usize, code) };
-            }
+            // SAFETY: no other warp has this token and sub-vector.
+            unsafe { store(&shape, group, seq_len + first_token + token, subvector, code, codes) };
             task += thread::grid_dim_y() * warps;
         }
     }

@@ -15,5 +15,11 @@ pub const REDUCE_MAX_U64: u32 = 10;
 pub const INCLUSIVE_SUM_SHUFFLES: u32 = 5 + 2 * WARP;
 /// Barriers in `block::inclusive_sum`.
 pub const INCLUSIVE_SUM_BARRIERS: u32 = 2 * SYNC_THREADS;
+/// Barriers in `block::inclusive_sum_once`.
+pub const INCLUSIVE_SUM_ONCE_BARRIERS: u32 = SYNC_THREADS;
+/// Warp operations in `block::sum`.
+pub const SUM_WARP: u32 = 2 * WARP;
+/// Barriers in `block::sum`.
+pub const SUM_BARRIERS: u32 = 2 * SYNC_THREADS;
 /// Words of shared memory that `block::inclusive_sum` works in, for blocks of up to 1024 threads.
 pub const SUM_WORDS: u32 = 32;

@@ -103,6 +103,15 @@ impl<T> Out<T> {
     pub fn as_mut_ptr(&self) -> *mut T {
         self.address
     }
+
+    /// The same buffer, to read from.
+    #[inline(always)]
+    pub fn as_input(&self) -> In<T> {
+        In {
+            address: self.address,
+            _buffer: PhantomData,
+        }
+    }
 }
 
 /// Declares a kernel; see the module's documentation.

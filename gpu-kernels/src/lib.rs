@@ -43,9 +43,11 @@ pub mod index_list;
 pub mod lut;
 pub mod scores;
 pub mod top_k;
+pub mod tuple_counts;
 pub mod weights;
 
 pub mod select;
+pub mod select_tuples;
 
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod table;

@@ -1,12 +1,13 @@
 //! The table of all kernels: what the host loads, and what `cargo xtask` builds and checks.
 
 use crate::kernel::{KernelArgs, KernelInfo};
-use crate::{codes, index_list, lut, scores, select, top_k, weights};
+use crate::{codes, index_list, lut, scores, select, select_tuples, top_k, tuple_counts, weights};
 
 /// Every kernel of the crate, in data-flow order.
 pub const KERNELS: &[KernelInfo] = &[
     codes::Codes::INFO,
     codes::Advance::INFO,
+    tuple_counts::TupleCounts::INFO,
     lut::Lut::INFO,
     scores::Scores::INFO,
     top_k::TopKHistogram::INFO,
@@ -16,4 +17,5 @@ pub const KERNELS: &[KernelInfo] = &[
     index_list::IndexList::INFO,
     weights::Weights::INFO,
     select::SelectCluster::INFO,
+    select_tuples::SelectTuples::INFO,
 ];

@@ -24,6 +24,37 @@ pub fn entries_below(bound: u32, len: u32, list: impl Fn(u32) -> i32) -> u32 {
     low
 }
 
+/// Writes the weights of the positions of a row that have no codes, its first `init_offset`. Block `block` of
+/// `num_blocks` writes its share.
+///
+/// # Safety
+/// Every thread of the block is here; `weights` is as [`Weights`] says, or `weights_stride` is 0.
+#[cfg(target_arch = "nvptx64")]
+#[inline(always)]
+pub(crate) unsafe fn write_before_codes(
+    shape: &StepShape,
+    regions: &crate::step::Regions,
+    row: u32,
+    block: u32,
+    num_blocks: u32,
+    weights: Out<f32>,
+) {
+    use crate::device::thread;
+
+    let row_at = row as usize * shape.weights_stride as usize;
+    let mut position = block * thread::block_dim_x() + thread::thread_idx_x();
+    while position < shape.init_offset.min(shape.weights_stride) {
+        let listed = position < regions.seq_len
+            && (regions.list_all
+                || position < regions.sink_end
+                || position >= regions.window_start);
+        let weight = if listed { LISTED } else { 0.0 };
+        // SAFETY: inside the row; each thread of the row has its own.
+        unsafe { weights.set(row_at + position as usize, weight) };
+        position += num_blocks * thread::block_dim_x();
+    }
+}
+
 kernel! {
     /// Fills every row's weights from its list, each block a stretch of positions.
     ///

@@ -12,6 +12,20 @@ use super::warp;
 /// to the barrier after it.
 #[inline(always)]
 pub unsafe fn inclusive_sum(value: u32, scratch: SharedArray<u32>) -> (u32, u32) {
+    // SAFETY: the caller's. The next call may write `scratch` as soon as it begins.
+    unsafe {
+        let sums = inclusive_sum_once(value, scratch);
+        sync_threads();
+        sums
+    }
+}
+
+/// [`inclusive_sum`] that leaves it to the caller to wait before `scratch` is used again.
+///
+/// # Safety
+/// As [`inclusive_sum`].
+#[inline(always)]
+pub unsafe fn inclusive_sum_once(value: u32, scratch: SharedArray<u32>) -> (u32, u32) {
     // SAFETY: every lane of every warp is here, as the caller promises; word `warp_id` is written by
     // the warp's last lane alone, and read after the barrier.
     unsafe {
@@ -26,8 +40,27 @@ pub unsafe fn inclusive_sum(value: u32, scratch: SharedArray<u32>) -> (u32, u32)
         let sum = if in_use { scratch.get(lane) } else { 0 };
         let before = warp::reduce_add(if lane < warp::warp_id() { sum } else { 0 });
         let total = warp::reduce_add(sum);
-        // The next call may write `scratch` as soon as it begins.
-        sync_threads();
         (before + within_warp, total)
+    }
+}
+
+/// The sum of `value` over the block.
+///
+/// # Safety
+/// As [`inclusive_sum`].
+#[inline(always)]
+pub unsafe fn sum(value: u32, scratch: SharedArray<u32>) -> u32 {
+    // SAFETY: as in `inclusive_sum_once`; word `warp_id` is written by the warp's lane 0 alone.
+    unsafe {
+        let within_warp = warp::reduce_add(value);
+        if warp::lane_id() == 0 {
+            scratch.set(warp::warp_id(), within_warp);
+        }
+        sync_threads();
+        let lane = warp::lane_id();
+        let in_use = lane < super::thread::block_dim_x() / 32;
+        let total = warp::reduce_add(if in_use { scratch.get(lane) } else { 0 });
+        sync_threads();
+        total
     }
 }

@@ -7,6 +7,11 @@ use crate::kernel::{In, Out};
 #[repr(C, align(16))]
 pub struct Four<T>(pub [T; 4]);
 
+/// Two neighbouring elements that are loaded at once.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Two<T>([T; 2]);
+
 impl<T: Copy> In<T> {
     /// Element `i`.
     ///
@@ -20,6 +25,16 @@ impl<T: Copy> In<T> {
 }
 
 impl In<f32> {
+    /// Elements `i` and `i + 1` at once.
+    ///
+    /// # Safety
+    /// As [`In::get`] for each; the address of element `i` is a multiple of 8.
+    #[inline(always)]
+    pub unsafe fn get2(&self, i: usize) -> [f32; 2] {
+        // SAFETY: the caller promises two initialised elements at an aligned place.
+        unsafe { self.as_ptr().add(i).cast::<Two<f32>>().read() }.0
+    }
+
     /// Elements `i..i + 4` at once.
     ///
     /// # Safety
@@ -28,6 +43,45 @@ impl In<f32> {
     pub unsafe fn get4(&self, i: usize) -> [f32; 4] {
         // SAFETY: the caller promises four initialised elements at an aligned place.
         unsafe { self.as_ptr().add(i).cast::<Four<f32>>().read() }.0
+    }
+}
+
+impl In<u8> {
+    /// Bytes `i..i + 16` at once, as words in memory order.
+    ///
+    /// # Safety
+    /// As [`In::get`] for each; the address of byte `i` is a multiple of 16.
+    #[inline(always)]
+    pub unsafe fn get16(&self, i: usize) -> [u32; 4] {
+        // SAFETY: the caller promises sixteen initialised bytes at an aligned place.
+        unsafe { self.as_ptr().add(i).cast::<Four<u32>>().read() }.0
+    }
+}
+
+impl Out<u32> {
+    /// Elements `i..i + 4` at once.
+    ///
+    /// # Safety
+    /// As [`Out::get`] for each; the address of element `i` is a multiple of 16.
+    #[inline(always)]
+    pub unsafe fn get4(&self, i: usize) -> [u32; 4] {
+        // SAFETY: the caller promises four initialised elements at an aligned place.
+        unsafe { self.as_mut_ptr().add(i).cast::<Four<u32>>().read() }.0
+    }
+
+    /// Writes elements `i..i + 4` at once.
+    ///
+    /// # Safety
+    /// As [`Out::set`] for each; the address of element `i` is a multiple of 16.
+    #[inline(always)]
+    pub unsafe fn set4(&self, i: usize, values: [u32; 4]) {
+        // SAFETY: the caller promises four elements at an aligned place that are this thread's.
+        unsafe {
+            self.as_mut_ptr()
+                .add(i)
+                .cast::<Four<u32>>()
+                .write(Four(values))
+        }
     }
 }
 

@@ -1,0 +1,236 @@
+//! The list and the weights: every thread looks its keys up and writes where they belong.
+
+use super::members::{self, Before};
+use super::{KEYS_PER_THREAD, KEYS_PER_TILE, Place, layout};
+use crate::device::shared::dynamic_shared_mem;
+use crate::device::{block, thread};
+use crate::kernel::{In, Out};
+use crate::step::{Regions, StepShape};
+use crate::tuple_counts::tuple_of_key;
+use crate::weights::LISTED;
+
+/// Bits of the members of sixteen keys that are above the cut.
+const ABOVE_BITS: u32 = 0x5555_5555;
+/// Bits of those with the cut's order key.
+const TIE_BITS: u32 = 0xaaaa_aaaa;
+
+/// Writes the heavy positions of the block's keys, and the weights that differ from the last step's. With
+/// no `before` none of the block's keys is taken.
+///
+/// # Safety
+/// Every thread of the block is here; the buffers are as the kernel's documentation says.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn write_keys(
+    shape: &StepShape,
+    regions: &Regions,
+    place: &Place,
+    (start, end): (u32, u32),
+    before: Option<Before>,
+    codes: In<u8>,
+    positions: Out<i32>,
+    listed: Out<u16>,
+    weights: Out<f32>,
+) {
+    let mut before_tile = before.unwrap_or(Before {
+        above: 0,
+        ties: 0,
+        ties_taken: 0,
+    });
+    let block_end = (place.first_key() + place.keys_per_block)
+        .min(regions.seq_len.saturating_sub(shape.init_offset));
+    let mut tile_first = place.first_key();
+    let mut scratch = layout::SUMS;
+    loop {
+        let first = tile_first + thread::thread_idx_x() * KEYS_PER_THREAD;
+        // Two bits a key, as members have.
+        let candidates = below_twice(end, first) & !below_twice(start, first);
+        let mut bits = 0;
+        if before.is_some() && candidates != 0 {
+            // SAFETY: members are written; the thread has a candidate.
+            bits = unsafe { look_up(shape, place, first, start, end, codes) } & candidates;
+        }
+        let counts = (bits & ABOVE_BITS).count_ones() | (bits & TIE_BITS).count_ones() << 16;
+        // SAFETY: every thread is here: the loop is the same in the whole block. The scratch was last used
+        // two rounds ago.
+        let (through, total) =
+            unsafe { block::inclusive_sum_once(counts, dynamic_shared_mem(scratch)) };
+        let before_thread = through - counts;
+        let taken = take(
+            bits,
+            Before {
+                above: before_tile.above + (before_thread & 0xffff),
+                ties: before_tile.ties + (before_thread >> 16),
+                ties_taken: before_tile.ties_taken,
+            },
+            |i, slot| {
+                if !regions.list_all {
+                    let entry = place.row as usize * shape.list_stride as usize
+                        + (regions.sink_end + slot) as usize;
+                    // SAFETY: slots count the candidates taken before, heavy_k in all: each entry is
+                    // written once.
+                    unsafe { positions.set(entry, (shape.init_offset + first + i) as i32) };
+                }
+            },
+        );
+        if shape.weights_stride != 0 && first < shape.code_capacity {
+            // SAFETY: the sixteen keys are this thread's.
+            unsafe { write_weights(shape, regions, place, first, taken, listed, weights) };
+        }
+        before_tile.above += total & 0xffff;
+        before_tile.ties += total >> 16;
+        tile_first += KEYS_PER_TILE;
+        scratch ^= layout::SUMS ^ layout::OTHER_SUMS;
+        if tile_first >= block_end {
+            break;
+        }
+    }
+}
+
+/// The members' bits of the thread's sixteen keys from `first` on; those of other keys than candidates are
+/// any.
+///
+/// # Safety
+/// Members are written, and one of the keys is a candidate: of those from `start` to `end`.
+#[inline(always)]
+unsafe fn look_up(
+    shape: &StepShape,
+    place: &Place,
+    first: u32,
+    start: u32,
+    end: u32,
+    codes: In<u8>,
+) -> u32 {
+    let group = shape.group_of_row(place.row);
+    let m = shape.num_subvectors;
+    let at = (group as usize * shape.code_capacity as usize + first as usize) * m as usize;
+    // The new key, which another block encodes at this moment, is `window` behind the last candidate.
+    let alone = shape.window >= KEYS_PER_THREAD;
+    // SAFETY: capacity and `first` are multiples of sixteen keys, so vectors of sixteen codes are aligned
+    // and inside the capacity.
+    unsafe {
+        match m {
+            1 if alone => look_up_all::<1>(shape, codes, at),
+            2 if alone => look_up_all::<2>(shape, codes, at),
+            4 if alone => look_up_all::<4>(shape, codes, at),
+            _ => {
+                let mut bits = 0;
+                let mut key = first.max(start);
+                while key < end.min(first + KEYS_PER_THREAD) {
+                    let tuple = tuple_of_key(shape, codes, group, key);
+                    bits |= members::of_tuple(tuple) << (2 * (key - first));
+                    key += 1;
+                }
+                bits
+            }
+        }
+    }
+}
+
+/// [`look_up`] of keys with `M` codes each, sixteen codes at a time.
+///
+/// # Safety
+/// As [`look_up`]; byte `at` is the first key's, a multiple of 16, and nobody writes the codes.
+#[inline(always)]
+unsafe fn look_up_all<const M: usize>(shape: &StepShape, codes: In<u8>, at: usize) -> u32 {
+    let mask = shape.num_centroids() - 1;
+    let mut bits = 0;
+    // SAFETY: the caller's.
+    let vectors: [[u32; 4]; M] = core::array::from_fn(|i| unsafe { codes.get16(at + 16 * i) });
+    macro_rules! keys {
+        ($($key:literal)*) => {
+            $({
+                let mut tuple = 0;
+                macro_rules! code {
+                    ($j:literal) => {
+                        if $j < M {
+                            let byte = $key * M + $j;
+                            let code = vectors[byte / 16 % M][byte / 4 % 4] >> (8 * (byte % 4)) & mask;
+                            tuple |= code << ($j * shape.bits);
+                        }
+                    };
+                }
+                code!(0);
+                code!(1);
+                code!(2);
+                code!(3);
+                // SAFETY: members are written, and a tuple of the format has some.
+                bits |= unsafe { members::of_tuple(tuple) } << (2 * $key);
+            })*
+        };
+    }
+    keys!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+    bits
+}
+
+/// Goes through members' bits in order and calls `write` with each key taken and its place among the
+/// heavy ones. A bit for each key taken.
+#[inline(always)]
+fn take(bits: u32, mut before: Before, write: impl Fn(u32, u32)) -> u32 {
+    let (mut rest, mut taken) = (bits, 0);
+    while rest != 0 {
+        let bit = rest.trailing_zeros();
+        rest &= rest - 1;
+        let (i, is_tie) = (bit / 2, bit % 2 == 1);
+        if !is_tie || before.ties < before.ties_taken {
+            write(i, before.above + before.ties.min(before.ties_taken));
+            taken |= 1 << i;
+        }
+        before.above += u32::from(!is_tie);
+        before.ties += u32::from(is_tie);
+    }
+    taken
+}
+
+/// Writes the weights of the thread's sixteen keys that are not what they were.
+///
+/// # Safety
+/// The keys are this thread's, and the buffers as the kernel's documentation says.
+#[inline(always)]
+unsafe fn write_weights(
+    shape: &StepShape,
+    regions: &Regions,
+    place: &Place,
+    first: u32,
+    taken: u32,
+    listed: Out<u16>,
+    weights: Out<f32>,
+) {
+    let position = shape.init_offset + first;
+    let seq_end = below(regions.seq_len, position);
+    let now = if regions.list_all {
+        seq_end
+    } else {
+        let window = seq_end & !below(regions.window_start, position);
+        taken | below(regions.sink_end, position) | window
+    };
+    let words = (shape.code_capacity / KEYS_PER_THREAD) as usize;
+    let word_at = place.row as usize * words + (first / KEYS_PER_THREAD) as usize;
+    let row_at = place.row as usize * shape.weights_stride as usize;
+    // SAFETY: the word is this thread's, and so are the weights of its keys.
+    unsafe {
+        let mut changed = u32::from(listed.get(word_at)) ^ now;
+        if changed != 0 {
+            listed.set(word_at, now as u16);
+        }
+        while changed != 0 {
+            let i = changed.trailing_zeros();
+            changed &= changed - 1;
+            let weight = if now >> i & 1 == 1 { LISTED } else { 0.0 };
+            weights.set(row_at + (position + i) as usize, weight);
+        }
+    }
+}
+
+/// A bit for each of sixteen numbers from `first` on that is below `bound`.
+#[inline(always)]
+fn below(bound: u32, first: u32) -> u32 {
+    (1 << bound.saturating_sub(first).min(KEYS_PER_THREAD)) - 1
+}
+
+/// Two bits for each of sixteen numbers from `first` on that is below `bound`.
+#[inline(always)]
+fn below_twice(bound: u32, first: u32) -> u32 {
+    let bits = 2 * bound.saturating_sub(first).min(KEYS_PER_THREAD);
+    ((1u64 << bits) - 1) as u32
+}

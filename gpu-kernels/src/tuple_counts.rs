@@ -1,0 +1,195 @@
+//! Tuple counts: how many candidates have each combination of codes.
+//!
+//! A small format has few combinations: 2 sub-vectors of 6 bits have 4096, whatever the context's
+//! length. All keys with the same *tuple* of codes have the same score, so the cut of a row follows
+//! from the tuples' scores and counts, without a look at the keys. The counts grow with the context, by one
+//! candidate a step.
+//!
+//! What is kept for each group:
+//!
+//! - `counts` `[2, NUM_TUPLES]`. A step that makes the context `seq_len` long reads half `seq_len % 2`,
+//!   which has the candidates of length `seq_len - 1`, and adds the one that came since for itself.
+//!   Meanwhile it brings the other half up to `seq_len`. So no step writes what it reads.
+//! - `counted` `[2]`: behind the last candidate in each half, as an index of codes.
+//! - `prefixes` `[num_blocks, NUM_TUPLES]`: the counts before each block of keys, for blocks that begin
+//!   behind the first candidate. Written when the candidates' end reaches the block's first key, and read
+//!   in the steps after, when it is beyond.
+
+use crate::kernel::{In, Out};
+use crate::step::StepShape;
+
+/// Most bits of a tuple.
+pub const MAX_TUPLE_BITS: u32 = 12;
+/// Room for a group's tuples. Those that the format lacks have no candidates.
+pub const NUM_TUPLES: u32 = 1 << MAX_TUPLE_BITS;
+/// What `counted` holds before anything is counted.
+pub const NOT_COUNTED: u32 = u32::MAX;
+
+/// Whether the tuples of a format are few enough to be counted.
+pub fn fits(num_subvectors: u32, bits: u32) -> bool {
+    num_subvectors * bits <= MAX_TUPLE_BITS
+}
+
+/// The tuple of a key with code `code(j)` for sub-vector `j`.
+#[inline(always)]
+pub fn tuple(num_subvectors: u32, bits: u32, code: impl Fn(u32) -> u32) -> u32 {
+    let mut tuple = 0;
+    let mut subvector = 0;
+    while subvector < num_subvectors {
+        tuple |= code(subvector) << (subvector * bits);
+        subvector += 1;
+    }
+    tuple
+}
+
+/// The code of sub-vector `subvector` in a tuple.
+#[inline(always)]
+pub fn code_of_tuple(tuple: u32, subvector: u32, bits: u32) -> u32 {
+    (tuple >> (subvector * bits)) & ((1 << bits) - 1)
+}
+
+/// Where the candidates of a context of `seq_len` tokens begin and end, as indices of codes.
+#[inline(always)]
+pub fn candidates(shape: &StepShape, seq_len: u32) -> (u32, u32) {
+    let regions = shape.regions(seq_len);
+    let end = (regions.candidates_end - shape.init_offset).min(shape.code_capacity);
+    let start = (regions.candidates_start - shape.init_offset).min(end);
+    (start, end)
+}
+
+/// The tuple of key `key` of a group, code by code.
+///
+/// # Safety
+/// The key's codes are written, and nobody writes them before the kernel's end.
+#[cfg(target_arch = "nvptx64")]
+#[inline(always)]
+pub(crate) unsafe fn tuple_of_key(shape: &StepShape, codes: In<u8>, group: u32, key: u32) -> u32 {
+    let m = shape.num_subvectors;
+    let at = (group as usize * shape.code_capacity as usize + key as usize) * m as usize;
+    // SAFETY: the caller's.
+    tuple(m, shape.bits, |j| unsafe {
+        u32::from(codes.get(at + j as usize))
+    })
+}
+
+/// Brings the half of a group's counts that the next step reads up to `seq_len`: what each step does.
+///
+/// # Safety
+/// All 32 lanes of a warp are here, no other warp of the grid does the same for the group, and nobody reads
+/// that half; the buffers are as the module says.
+#[cfg(target_arch = "nvptx64")]
+#[inline(always)]
+pub(crate) unsafe fn advance(
+    shape: &StepShape,
+    group: u32,
+    seq_len: u32,
+    codes: In<u8>,
+    counts: Out<u32>,
+    counted: Out<u32>,
+    prefixes: Out<u32>,
+    keys_per_block: u32,
+    num_blocks: u32,
+) {
+    use crate::device::warp;
+
+    let half = (2 * group + (seq_len + 1) % 2) as usize;
+    let counts_at = half * NUM_TUPLES as usize;
+    let (start, end) = candidates(shape, seq_len);
+    let lane = warp::lane_id();
+    // SAFETY: the counts of a tuple are one lane's alone, by fours; the rest is the caller's promise.
+    unsafe {
+        let before = if lane == 0 { counted.get(half) } else { 0 };
+        let mut key = warp::warp_shuffle_idx(before, 0).max(start);
+        while key < end {
+            let tuple = tuple_of_key(shape, codes, group, key);
+            if tuple / 4 % 32 == lane {
+                let at = counts_at + tuple as usize;
+                counts.set(at, counts.get(at) + 1);
+            }
+            key += 1;
+            if key == end && end % keys_per_block == 0 && end / keys_per_block < num_blocks {
+                let block = (group * num_blocks + end / keys_per_block) as usize;
+                let mut i = 4 * lane as usize;
+                while i < NUM_TUPLES as usize {
+                    prefixes.set4(block * NUM_TUPLES as usize + i, counts.get4(counts_at + i));
+                    i += 4 * 32;
+                }
+            }
+        }
+        if lane == 0 {
+            counted.set(half, end);
+        }
+    }
+}
+
+kernel! {
+    /// Counts both halves for lengths that came about otherwise than by steps: what is new since the
+    /// last count, or everything when the context has become shorter.
+    ///
+    /// Grid: groups x 2. Dynamic shared memory: [`NUM_TUPLES`] words. `codes` `[groups, code_capacity,
+    /// m]`, `seq_lens` `[rows]`, the others as the module says with a leading `[groups]`.
+    pub fn tuple_counts as TupleCounts(
+        codes: In<u8>, seq_lens: In<u32>, counts: Out<u32>, counted: Out<u32>, prefixes: Out<u32>,
+        keys_per_block: u32, num_blocks: u32, shape: StepShape,
+    );
+    threads = 512; barriers = 3 * crate::collectives::SYNC_THREADS; shuffles = 0;
+    {
+        use crate::device::{shared, thread};
+
+        let (group, half) = (thread::block_idx_x() / 2, thread::block_idx_x() % 2);
+        let t = thread::thread_idx_x();
+        // SAFETY: one length for each row.
+        let seq_len = unsafe { seq_lens.get((group * shape.rows_per_group()) as usize) };
+        let is_ahead = seq_len % 2 != half;
+        let (start, end) = candidates(&shape, if is_ahead { seq_len } else { seq_len.saturating_sub(1) });
+        let (start, end) = (thread::opaque(start), thread::opaque(end));
+        let counts_at = thread::block_idx_x() as usize * NUM_TUPLES as usize;
+        // SAFETY: two words a group; written by this block alone, behind the barriers.
+        let counted_before = unsafe { counted.get(thread::block_idx_x() as usize) };
+        let afresh = counted_before > end;
+
+        let tally = shared::dynamic_shared_mem::<u32>(0);
+        let mut i = t;
+        while i < NUM_TUPLES {
+            // SAFETY: the launch gives the block the words; each thread has its own.
+            unsafe { tally.set(i, if afresh { 0 } else { counts.get(counts_at + i as usize) }) };
+            i += thread::block_dim_x();
+        }
+        let mut at = if afresh { start } else { counted_before.max(start) };
+        // SAFETY: all conditions around barriers are the same in the whole block.
+        unsafe {
+            thread::sync_threads();
+            // Stops at the first key of each block of keys, to keep what was counted before it.
+            while at < end {
+                let next_block = at / keys_per_block + 1;
+                let stop = end.min(next_block * keys_per_block);
+                let mut key = at + t;
+                while key < stop {
+                    tally.atomic_add(tuple_of_key(&shape, codes, group, key), 1);
+                    key += thread::block_dim_x();
+                }
+                thread::sync_threads();
+                if is_ahead && stop == next_block * keys_per_block && next_block < num_blocks {
+                    let prefix_at = (group * num_blocks + next_block) as usize * NUM_TUPLES as usize;
+                    let mut i = t;
+                    while i < NUM_TUPLES {
+                        prefixes.set(prefix_at + i as usize, tally.get(i));
+                        i += thread::block_dim_x();
+                    }
+                }
+                thread::sync_threads();
+                at = stop;
+            }
+        }
+        let mut i = t;
+        while i < NUM_TUPLES {
+            // SAFETY: as above; nobody adds any more.
+            unsafe { counts.set(counts_at + i as usize, tally.get(i)) };
+            i += thread::block_dim_x();
+        }
+        if t == 0 {
+            // SAFETY: every thread has read it, a barrier ago.
+            unsafe { counted.set(thread::block_idx_x() as usize, end) };
+        }
+    }
+}
