@@ -26,6 +26,11 @@ impl<T: DeviceCopy> Buffer<T> {
         Ok(Buffer { memory, len })
     }
 
+    /// Elements.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     /// A copy of `data`.
     pub(super) fn from_slice(data: &[T], stream: &Stream) -> Result<Self> {
         let mut buffer = Buffer::new(data.len())?;

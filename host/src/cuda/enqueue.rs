@@ -157,9 +157,9 @@ impl Enqueuer<'_> {
         let args = Advance {
             seq_lens: seq_lens.output(),
             new_tokens: new_tokens as u32,
-            rows: self.rows() as u32,
+            rows: seq_lens.len() as u32,
         };
-        let grid = Grid(self.rows().div_ceil(THREADS), 1);
+        let grid = Grid(seq_lens.len().div_ceil(THREADS), 1);
         // SAFETY: the caller's, see the type.
         unsafe { launch(self.device, self.stream, grid, 0, &args)? };
         Ok(1)
@@ -298,7 +298,7 @@ impl Enqueuer<'_> {
         Ok(1)
     }
 
-    fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         self.batch * self.shape.rows_per_batch() as usize
     }
 

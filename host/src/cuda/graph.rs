@@ -7,12 +7,14 @@ use cust::sys;
 
 use super::device::Device;
 use super::error::OrDriverError;
+use super::heuristics::Variant;
 use crate::error::Result;
 
 /// The launches of one step as a CUDA graph. Made by `Step::capture`, replayed by `Step::replay`.
 #[derive(Debug)]
 pub struct StepGraph {
     step_id: u64,
+    variant: Variant,
     executable: sys::CUgraphExec,
     num_nodes: usize,
     // Last: the graph goes before its context.
@@ -24,9 +26,9 @@ pub struct StepGraph {
 unsafe impl Send for StepGraph {}
 
 impl StepGraph {
-    /// Captures what `enqueue` launches on `stream`.
+    /// Captures what `enqueue` launches on `stream`, for the step of that id in that variant.
     pub(super) fn capture(
-        step_id: u64,
+        (step_id, variant): (u64, Variant),
         device: Device,
         stream: &sys::CUstream,
         enqueue: impl FnOnce() -> Result<()>,
@@ -60,6 +62,7 @@ impl StepGraph {
         .or_driver_error()?;
         Ok(StepGraph {
             step_id,
+            variant,
             executable,
             num_nodes,
             device,
@@ -78,6 +81,11 @@ impl StepGraph {
 
     pub(super) fn step_id(&self) -> u64 {
         self.step_id
+    }
+
+    /// How it runs the step.
+    pub fn variant(&self) -> Variant {
+        self.variant
     }
 }
 

@@ -2,6 +2,7 @@
 
 use gpu_kernels::select::{KEYS_PER_TILE, MAX_CLUSTER, THREADS, layout};
 use gpu_kernels::step::StepShape;
+use gpu_kernels::{select_tuples, tuple_counts};
 
 use super::device::Device;
 
@@ -17,7 +18,22 @@ pub enum Variant {
         /// Keys that each thread scores, a multiple of 16.
         keys_per_thread: u32,
     },
+    /// One launch for formats of few bits: the cut follows from how often each tuple of codes occurs,
+    /// and blocks need not wait for each other. Any chip, any length.
+    Tuples(TupleBlocks),
 }
+
+/// How the keys of a row are shared out to blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TupleBlocks {
+    /// Blocks of a row.
+    pub num_blocks: u32,
+    /// Tiles of 8192 keys that each has.
+    pub tiles_per_block: u32,
+}
+
+/// Most blocks of a row: what is kept for each takes 16 KiB a group.
+const MAX_TUPLE_BLOCKS: u32 = 64;
 
 impl Variant {
     /// The variant to use for `rows` rows of `shape` on `device`: the cluster size with the least
@@ -29,6 +45,7 @@ impl Variant {
                 blocks,
                 keys_per_thread,
             } => estimate(device, rows * blocks as usize, keys_per_thread),
+            Variant::Tuples(blocks) => estimate_tuples(device, rows, blocks),
         };
         Self::fitting(device, shape)
             .min_by(|a, b| estimate(a).total_cmp(&estimate(b)))
@@ -56,13 +73,44 @@ impl Variant {
                 Variant::Cluster {
                     keys_per_thread, ..
                 } => layout::words(shape.table_len(), *keys_per_thread) as usize <= words,
-                Variant::Staged => true,
+                _ => true,
             });
-        std::iter::once(Variant::Staged).chain(clusters)
+        std::iter::once(Variant::Staged)
+            .chain(clusters)
+            .chain(tuple_blocks(&shape).map(Variant::Tuples))
     }
 }
 
-/// Microseconds of a fused step, roughly: 20 for what every block does, 0.55 for each key of a thread, and
+/// The ways to share a row's keys out to blocks, the most blocks first.
+pub(super) fn tuple_blocks(shape: &StepShape) -> impl Iterator<Item = TupleBlocks> + use<> {
+    let fits = tuple_counts::fits(shape.num_subvectors, shape.bits)
+        && shape.window > 0
+        && shape.code_capacity > 0;
+    let tiles = shape.code_capacity.div_ceil(select_tuples::KEYS_PER_TILE);
+    let mut previous = 0;
+    (0..u32::BITS)
+        .map(|log| 1 << log)
+        .take_while(move |tiles_per_block| fits && tiles_per_block / 2 < tiles)
+        .map(move |tiles_per_block| TupleBlocks {
+            num_blocks: tiles.div_ceil(tiles_per_block),
+            tiles_per_block,
+        })
+        .filter(move |blocks| {
+            let is_new = blocks.num_blocks != previous;
+            previous = blocks.num_blocks;
+            is_new && blocks.num_blocks <= MAX_TUPLE_BLOCKS
+        })
+}
+
+/// Microseconds of a step by tuples, roughly: a share for each block and for each tile, and more where
+/// blocks share multiprocessors.
+fn estimate_tuples(device: &Device, rows: usize, blocks: TupleBlocks) -> f64 {
+    let num_blocks = rows * blocks.num_blocks as usize;
+    let sharing = num_blocks as f64 / f64::from(device.num_multiprocessors());
+    (3.0 + 0.6 * f64::from(blocks.tiles_per_block)) * sharing.max(1.0).powf(0.8)
+}
+
+/// Microseconds of a step in clusters, roughly: 20 for what every block does, 0.55 for each key of a thread, and
 /// more where blocks share multiprocessors, which costs less than running them one after the other.
 ///
 /// Fitted to the measurements in `docs/performance.md`, section 2: its choice is the fastest of all five

@@ -6,6 +6,7 @@
 //! launch    one kernel's argument list, grid and shared memory -> the driver
 //! enqueue   each stage: its buffers, its grids, its kernels in order
 //! heuristics  which variant of the step fits a shape
+//! tuples    the step for small formats: what it keeps, its launches
 //! step      a whole step on buffers made once: which kernels, in which order
 //! graph     a step captured once and replayed for every token
 //! stages    one stage at a time, for tests
@@ -24,8 +25,9 @@ mod launch;
 mod stages;
 pub mod step;
 pub mod timing;
+mod tuples;
 
 pub use device::Device;
 pub use graph::StepGraph;
-pub use heuristics::Variant;
+pub use heuristics::{TupleBlocks, Variant};
 pub use stages::CudaStages;

@@ -10,7 +10,8 @@ use super::device::Device;
 use super::enqueue::{CodesBuffers, Enqueuer, ListBuffers, TopKBuffers};
 use super::error::OrDriverError;
 use super::graph::StepGraph;
-use super::heuristics::Variant;
+use super::heuristics::{Variant, tuple_blocks};
+use super::tuples::{TupleBuffers, num_lens};
 use crate::error::{Error, Result};
 use crate::index::{IndexParts, KeyIndex};
 use crate::selection::Selection;
@@ -44,6 +45,9 @@ pub struct Step {
     tables: Buffer<f32>,
     scores: Buffer<f32>,
     top_k: TopKBuffers,
+    tuples: TupleBuffers,
+    /// Tuples have to be counted before the next step.
+    counts_are_stale: bool,
     list: ListBuffers,
 
     // Last: buffers and stream go before the context they live in.
@@ -65,9 +69,12 @@ impl Step {
         };
         let rows = batch * shape.rows_per_batch() as usize;
         let variant = Variant::choose(device, &shape, rows);
+        let max_blocks = tuple_blocks(&shape).map(|blocks| blocks.num_blocks as usize);
+        let max_blocks = max_blocks.max().unwrap_or(0);
+        let num_lens = num_lens(&shape, index.groups(), rows, max_blocks);
         let new_keys_room = TOKENS_PER_LAUNCH.min(index.capacity());
         let head_dim = index.head_dim();
-        let step = Step {
+        let mut step = Step {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             shape,
             variant,
@@ -78,18 +85,20 @@ impl Step {
             centroids: Buffer::from_slice(index.centroids(), &stream)?,
             half_norms: Buffer::from_slice(&index.half_norms(), &stream)?,
             codes: Buffer::from_slice(&padded_codes(&index, &shape), &stream)?,
-            seq_lens: Buffer::from_slice(&vec![index.seq_len() as u32; rows], &stream)?,
+            seq_lens: Buffer::new(num_lens)?,
             new_keys: Buffer::new(index.groups() * new_keys_room * head_dim)?,
             queries: Buffer::new(rows * head_dim)?,
             tables: Buffer::new(rows * shape.table_len() as usize)?,
             scores: Buffer::new(rows * shape.code_capacity as usize)?,
             top_k: TopKBuffers::new(&shape, rows)?,
+            tuples: TupleBuffers::new(&shape, index.groups(), rows, max_blocks)?,
+            counts_are_stale: true,
             list: ListBuffers::new(&shape, rows)?,
             origin: index,
             stream,
             device: device.clone(),
         };
-        step.synchronize()?;
+        step.start_over(step.seq_len)?;
         Ok(step)
     }
 
@@ -126,11 +135,11 @@ impl Step {
         Variant::fitting(&self.device, &self.shape).collect()
     }
 
-    /// Runs later steps in another way: for measurements, and for tests that compare them. Graphs
-    /// captured before keep theirs.
+    /// Runs later steps in another way: for measurements, and for tests that compare them. A graph
+    /// that was captured before keeps its variant, and its replay brings that back.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a variant that is not among [`Step::variants`].
+    /// [`Error::Invalid`] for a variant that is not among [`Step::variants`]; what the driver answers.
     pub fn set_variant(&mut self, variant: Variant) -> Result<()> {
         let variants = self.variants();
         if !variants.contains(&variant) {
@@ -140,8 +149,8 @@ impl Step {
                 format!("one of {variants:?}"),
             ));
         }
-        self.variant = variant;
-        Ok(())
+        self.device.enter()?;
+        self.switch(variant)
     }
 
     /// Kernel launches and memory operations enqueued so far.
@@ -171,18 +180,21 @@ impl Step {
         }
         if keys.tokens > 0 {
             self.enqueue_advance(keys.tokens)?;
+            self.counts_are_stale = true;
             self.synchronize()?;
             self.seq_len += keys.tokens;
+            self.refresh_counts()?;
         }
         Ok(())
     }
 
     pub(crate) fn select(&mut self, queries: Queries<'_>, selection: &mut Selection) -> Result<()> {
         self.device.enter()?;
+        self.refresh_counts()?;
         self.queries.write(0, queries.data, &self.stream)?;
         match self.variant {
             Variant::Staged => self.enqueue_select(&mut |_| Ok(()))?,
-            Variant::Cluster { .. } => self.enqueue_fused(0)?,
+            _ => self.enqueue_fused(0)?,
         }
         self.read(selection)
     }
@@ -218,6 +230,7 @@ impl Step {
     pub fn enqueue(&mut self, before: &mut dyn FnMut(&'static str) -> Result<()>) -> Result<()> {
         self.check_room()?;
         self.device.enter()?;
+        self.refresh_counts()?;
         self.enqueue_step(before)?;
         self.seq_len += 1;
         Ok(())
@@ -230,9 +243,10 @@ impl Step {
     /// What the driver answers.
     pub fn capture(&mut self) -> Result<StepGraph> {
         self.device.enter()?;
-        let (id, device) = (self.id, self.device.clone());
+        let of = (self.id, self.variant);
         let launches = self.launches;
-        let graph = StepGraph::capture(id, device, &self.stream.as_inner(), || {
+        let device = self.device.clone();
+        let graph = StepGraph::capture(of, device, &self.stream.as_inner(), || {
             self.enqueue_step(&mut |_| Ok(()))
         });
         self.launches = launches;
@@ -254,6 +268,10 @@ impl Step {
         }
         self.check_room()?;
         self.device.enter()?;
+        if graph.variant() != self.variant {
+            self.switch(graph.variant())?;
+        }
+        self.refresh_counts()?;
         graph.launch(&self.stream)?;
         self.seq_len += 1;
         Ok(())
@@ -287,13 +305,7 @@ impl Step {
             ));
         }
         self.device.enter()?;
-        let seq_len = self.seq_len - tokens;
-        let rows = self.batch * self.shape.rows_per_batch() as usize;
-        let seq_lens = vec![seq_len as u32; rows];
-        self.seq_lens.write(0, &seq_lens, &self.stream)?;
-        self.synchronize()?;
-        self.seq_len = seq_len;
-        Ok(())
+        self.start_over(self.seq_len - tokens)
     }
 
     pub(crate) fn to_index(&self) -> Result<KeyIndex> {
@@ -348,7 +360,7 @@ impl Step {
     }
 
     fn enqueue_step(&mut self, before: &mut dyn FnMut(&'static str) -> Result<()>) -> Result<()> {
-        if let Variant::Cluster { .. } = self.variant {
+        if self.variant != Variant::Staged {
             before("select")?;
             return self.enqueue_fused(1);
         }
@@ -370,24 +382,67 @@ impl Step {
 
     /// The whole step in one launch, after appending `new_tokens` (0 or 1) keys.
     fn enqueue_fused(&mut self, new_tokens: usize) -> Result<()> {
-        let Variant::Cluster {
-            blocks,
-            keys_per_thread,
-        } = self.variant
-        else {
-            unreachable!("a staged step is not enqueued as one launch");
-        };
+        let (enqueuer, buffers) = (self.enqueuer(), self.codes_buffers());
         // SAFETY: all buffers were made for this shape and this batch, and live as long as the stream;
-        // the variant is one that fits the shape.
-        self.launches += unsafe {
-            self.enqueuer().select_cluster(
-                &self.codes_buffers(),
-                &self.queries,
-                &self.list,
-                new_tokens,
-                (blocks, keys_per_thread),
-            )?
+        // the variant is one that fits the shape, and its counts are made.
+        let launches = unsafe {
+            match self.variant {
+                Variant::Cluster {
+                    blocks,
+                    keys_per_thread,
+                } => enqueuer.select_cluster(
+                    &buffers,
+                    &self.queries,
+                    &self.list,
+                    new_tokens,
+                    (blocks, keys_per_thread),
+                )?,
+                Variant::Tuples(blocks) => enqueuer.select_tuples(
+                    &buffers,
+                    &self.queries,
+                    &self.tuples,
+                    &self.list,
+                    new_tokens,
+                    blocks,
+                )?,
+                Variant::Staged => unreachable!("a staged step is not enqueued as one launch"),
+            }
         };
+        self.launches += launches;
+        Ok(())
+    }
+
+    fn switch(&mut self, variant: Variant) -> Result<()> {
+        self.variant = variant;
+        self.start_over(self.seq_len)
+    }
+
+    /// Makes all copies of the lengths `seq_len`, and what steps keep for the next one anew.
+    fn start_over(&mut self, seq_len: usize) -> Result<()> {
+        self.counts_are_stale = true;
+        let seq_lens = vec![seq_len as u32; self.seq_lens.len()];
+        self.seq_lens.write(0, &seq_lens, &self.stream)?;
+        self.synchronize()?;
+        self.seq_len = seq_len;
+        if let Variant::Tuples(_) = self.variant {
+            self.tuples.forget(&self.list.weights, &self.stream)?;
+        }
+        self.refresh_counts()?;
+        self.synchronize()
+    }
+
+    /// Counts the tuples of keys that came otherwise than by steps.
+    fn refresh_counts(&mut self) -> Result<()> {
+        if !self.counts_are_stale {
+            return Ok(());
+        }
+        if let Variant::Tuples(blocks) = self.variant {
+            let enqueuer = self.enqueuer();
+            // SAFETY: the buffers were made for this shape and batch, and live as long as the stream;
+            // codes and lengths are written.
+            unsafe { enqueuer.tuple_counts(&self.codes, &self.seq_lens, &self.tuples, blocks)? };
+        }
+        self.counts_are_stale = false;
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! How many bytes a step moves: formulae, not counters.
 
+use gpu_kernels::tuple_counts::NUM_TUPLES;
 use gpu_kernels::{scores, top_k, weights};
 use keysieve::cuda::Variant;
 
@@ -57,7 +58,23 @@ impl Shape {
         match variant {
             Variant::Staged => self.staged_bytes(),
             Variant::Cluster { blocks, .. } => self.fused_bytes(blocks as usize),
+            Variant::Tuples(blocks) => self.tuples_bytes(blocks.num_blocks as usize),
         }
+    }
+
+    /// Bytes that the step by tuples loads and stores in global memory: codes and a bit a key for every
+    /// row, in each block centroids and two sets of counts; of the weights only those that may change.
+    fn tuples_bytes(&self, blocks: usize) -> u64 {
+        let centroids = 4 * (self.head_dim << self.bits);
+        let counts = 4 * NUM_TUPLES as usize;
+        let weights = match self.weights {
+            true => self.candidates() / 8 + 2 * 4 * self.list_len(),
+            false => 0,
+        };
+        let per_row =
+            self.candidates() * self.num_subvectors + blocks * (centroids + 2 * counts) + weights;
+        self.minimum_bytes() - self.shared_minimum() - (self.rows() * self.weights_bytes()) as u64
+            + (self.rows() * per_row + self.groups() * self.encoding()) as u64
     }
 
     /// Bytes that the fused step loads and stores in global memory: those of

@@ -1,0 +1,129 @@
+//! The fused step for small formats: its buffers and its launches.
+
+use cust::stream::Stream;
+use gpu_kernels::select_tuples::{KEYS_PER_THREAD, KEYS_PER_TILE, SelectTuples};
+use gpu_kernels::select_tuples::{append_blocks, append_tasks, layout};
+use gpu_kernels::step::StepShape;
+use gpu_kernels::tuple_counts::{NOT_COUNTED, NUM_TUPLES, TupleCounts, fits};
+
+use super::buffer::Buffer;
+use super::enqueue::{CodesBuffers, Enqueuer, ListBuffers};
+use super::heuristics::TupleBlocks;
+use super::launch::{Grid, launch};
+use crate::error::Result;
+
+/// How often each tuple of codes occurs, and which keys have a weight: see `gpu_kernels::tuple_counts`.
+#[derive(Debug)]
+pub(super) struct TupleBuffers {
+    counts: Buffer<u32>,
+    counted: Buffer<u32>,
+    prefixes: Buffer<u32>,
+    listed: Buffer<u16>,
+    groups: usize,
+}
+
+impl TupleBuffers {
+    /// For up to `max_blocks` blocks a row. Nothing is counted yet.
+    pub(super) fn new(
+        shape: &StepShape,
+        groups: usize,
+        rows: usize,
+        max_blocks: usize,
+    ) -> Result<Self> {
+        let groups = if max_blocks == 0 { 0 } else { groups };
+        let has_weights = max_blocks > 0 && shape.weights_stride > 0;
+        let words = (shape.code_capacity / KEYS_PER_THREAD) as usize;
+        Ok(TupleBuffers {
+            counts: Buffer::new(groups * 2 * NUM_TUPLES as usize)?,
+            counted: Buffer::new(groups * 2)?,
+            prefixes: Buffer::new(groups * max_blocks * NUM_TUPLES as usize)?,
+            listed: Buffer::new(if has_weights { rows * words } else { 0 })?,
+            groups,
+        })
+    }
+
+    /// Forgets what was counted, and which weights are set.
+    pub(super) fn forget(&mut self, weights: &Buffer<f32>, stream: &Stream) -> Result<()> {
+        self.counted
+            .write(0, &vec![NOT_COUNTED; 2 * self.groups], stream)?;
+        self.listed.clear(stream)?;
+        weights.clear(stream)
+    }
+}
+
+/// Copies of sequence lengths that a step in `blocks` blocks a row reads.
+pub(super) fn num_lens(shape: &StepShape, groups: usize, rows: usize, blocks: usize) -> usize {
+    let tasks = if fits(shape.num_subvectors, shape.bits) {
+        append_tasks(groups as u32, shape.num_subvectors) as usize
+    } else {
+        0
+    };
+    rows * blocks.max(1) + tasks
+}
+
+#[allow(clippy::missing_safety_doc)] // the one contract of the type
+impl Enqueuer<'_> {
+    /// Counts what is new, or everything anew.
+    pub(super) unsafe fn tuple_counts(
+        &self,
+        codes: &Buffer<u8>,
+        seq_lens: &Buffer<u32>,
+        buffers: &TupleBuffers,
+        blocks: TupleBlocks,
+    ) -> Result<usize> {
+        let args = TupleCounts {
+            codes: codes.input(),
+            seq_lens: seq_lens.input(),
+            counts: buffers.counts.output(),
+            counted: buffers.counted.output(),
+            prefixes: buffers.prefixes.output(),
+            keys_per_block: blocks.tiles_per_block * KEYS_PER_TILE,
+            num_blocks: blocks.num_blocks,
+            shape: *self.shape,
+        };
+        let grid = Grid(2 * buffers.groups, 1);
+        // SAFETY: the caller's, see the type.
+        unsafe { launch(self.device, self.stream, grid, NUM_TUPLES, &args)? };
+        Ok(1)
+    }
+
+    /// A whole step in one launch.
+    pub(super) unsafe fn select_tuples(
+        &self,
+        buffers: &CodesBuffers<'_>,
+        queries: &Buffer<f32>,
+        tuples: &TupleBuffers,
+        list: &ListBuffers,
+        new_tokens: usize,
+        blocks: TupleBlocks,
+    ) -> Result<usize> {
+        let args = SelectTuples {
+            centroids: buffers.centroids.input(),
+            half_norms: buffers.half_norms.input(),
+            new_keys: buffers.new_keys.input(),
+            queries: queries.input(),
+            seq_lens: buffers.seq_lens.output(),
+            codes: buffers.codes.output(),
+            tuple_counts: tuples.counts.output(),
+            counted: tuples.counted.output(),
+            prefixes: tuples.prefixes.output(),
+            positions: list.positions.output(),
+            lengths: list.lengths.output(),
+            listed: tuples.listed.output(),
+            weights: list.weights.output(),
+            new_tokens: new_tokens as u32,
+            num_rows: self.rows() as u32,
+            num_blocks: blocks.num_blocks,
+            tiles_per_block: blocks.tiles_per_block,
+            shape: *self.shape,
+        };
+        let append = match new_tokens {
+            0 => 0,
+            _ => append_blocks(tuples.groups as u32, self.shape.num_subvectors) as usize,
+        };
+        let grid = Grid(self.rows() * blocks.num_blocks as usize + append, 1);
+        // SAFETY: the caller's, see the type; the variant was chosen for this shape.
+        unsafe { launch(self.device, self.stream, grid, layout::WORDS, &args)? };
+        Ok(1)
+    }
+}
