@@ -8,4 +8,5 @@
 pub mod device;
 pub mod oracle;
 pub mod shapes;
+pub mod sim_driver;
 pub mod strategies;

@@ -6,7 +6,7 @@ use crate::error::ViolationKind;
 use crate::float;
 use crate::instruction::{Address, AtomOp, Logic, Op, ShflMode, Space, Vote};
 use crate::memory::{
-    Fault, LOCAL_WINDOW, PARAM_WINDOW, RANK_SHIFT, Region, SHARED_BASE, SHARED_WINDOW, locate,
+    Fault, LOCAL_WINDOW, PARAM_WINDOW, RANK_SHIFT, Region, SHARED_BASE, SHARED_WINDOW,
 };
 use crate::warp::{Broken, Env, RemoteUse, Step, Warp, lanes};
 
@@ -319,8 +319,9 @@ impl Warp {
             Fault(ViolationKind::OutOfBounds, detail)
         };
         let result = match space {
-            Space::Global => locate(inner)
-                .and_then(|(index, at)| Some((env.memory.regions.get_mut(index)?, at)))
+            Space::Global => env
+                .memory
+                .find_mut(inner)
                 .ok_or_else(nowhere)
                 .and_then(|(region, at)| f(region, at, Some(&who))),
             Space::Shared | Space::SharedCluster => {

@@ -84,6 +84,28 @@ impl Geometry {
 /// Shared memory that a block can have on the largest chips.
 const MAX_SHARED: u64 = 227 * 1024;
 
+/// Whether a launch fits its kernel, without running it.
+///
+/// # Errors
+/// As [`launch`] before it runs.
+pub fn check_launch(module: &Module, kernel: &str, launch: &Launch<'_>) -> Result<(), LaunchError> {
+    params_of(module, kernel, launch).map(|_| ())
+}
+
+fn params_of<'a>(
+    module: &'a Module,
+    kernel: &str,
+    launch: &Launch<'_>,
+) -> Result<(&'a Kernel, Region), LaunchError> {
+    let no_kernel = || LaunchError::NoKernel(kernel.to_owned());
+    let kernel = module.kernels.get(kernel).ok_or_else(no_kernel)?;
+    let params = check(kernel, launch).map_err(|message| LaunchError::BadLaunch {
+        kernel: kernel.name.clone(),
+        message,
+    })?;
+    Ok((kernel, params))
+}
+
 /// Runs a kernel to its end, or to the first rule it breaks.
 ///
 /// # Errors
@@ -94,20 +116,14 @@ pub fn launch(
     launch: &Launch<'_>,
     memory: &mut Memory,
 ) -> Result<Stats, LaunchError> {
-    let no_kernel = || LaunchError::NoKernel(kernel.to_owned());
-    let kernel = module.kernels.get(kernel).ok_or_else(no_kernel)?;
-    let mut params = check(kernel, launch).map_err(|message| LaunchError::BadLaunch {
-        kernel: kernel.name.clone(),
-        message,
-    })?;
+    let (kernel, mut params) = params_of(module, kernel, launch)?;
     memory.begin_launch();
-    let own_regions = memory.regions.len();
     let variables: Vec<u64> = module
         .variables
         .iter()
         .map(|variable| {
             let address = memory.alloc(variable.size as usize, Init::Zero);
-            if let Some(region) = memory.regions.last_mut() {
+            if let Some((region, _)) = memory.find_mut(address) {
                 region.data[..variable.data.len()].copy_from_slice(&variable.data);
             }
             address
@@ -127,7 +143,9 @@ pub fn launch(
         memory,
     };
     let result = run(outside, launch.seed, launch.step_limit);
-    memory.regions.truncate(own_regions);
+    for address in variables {
+        memory.free(address);
+    }
     Ok(result?)
 }
 

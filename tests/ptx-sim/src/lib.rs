@@ -56,6 +56,6 @@ mod random;
 mod warp;
 
 pub use error::{Error, LaunchError, Result, Violation, ViolationKind};
-pub use launch::{Arg, Launch, Stats, launch};
-pub use memory::{Init, Memory};
-pub use module::Module;
+pub use launch::{Arg, Launch, Stats, check_launch, launch};
+pub use memory::{AccessError, Init, Memory};
+pub use module::{KernelInfo, Module};

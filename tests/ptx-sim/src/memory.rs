@@ -3,6 +3,8 @@
 //! Device allocations lie 2^36 apart, so an address behind an allocation's end never falls into
 //! another. Shared memory has 32-bit addresses; a peer's, as `mapa` gives them, carry its rank.
 
+use std::collections::VecDeque;
+
 use crate::checker::{Accessor, Shadow};
 use crate::error::ViolationKind;
 
@@ -34,7 +36,27 @@ pub enum Init<'a> {
 /// Device memory: it outlives launches, which the caller orders by making them one after the other.
 #[derive(Debug, Default)]
 pub struct Memory {
-    pub(crate) regions: Vec<Region>,
+    regions: Vec<Region>,
+    /// Freed slots, the oldest first.
+    freed: VecDeque<usize>,
+    /// Slots before the first one.
+    base: u64,
+}
+
+/// Freed slots are reused, the oldest first, once there are so many: an address of a freed allocation
+/// stays nobody's for long.
+const REUSE_SLOTS: usize = 1024;
+
+/// An access from outside of kernels that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind}, address {address:#x}: {detail}")]
+pub struct AccessError {
+    /// The rule.
+    pub kind: ViolationKind,
+    /// The first byte of the access.
+    pub address: u64,
+    /// More about it.
+    pub detail: String,
 }
 
 impl Memory {
@@ -43,10 +65,30 @@ impl Memory {
         Memory::default()
     }
 
+    /// No allocations yet; addresses begin behind those of `slots` allocations, so that several
+    /// memories of one machine share no address.
+    pub fn behind(slots: u64) -> Self {
+        Memory {
+            base: slots,
+            ..Memory::default()
+        }
+    }
+
     /// Allocates `bytes` bytes and returns their address, a multiple of 256.
     pub fn alloc(&mut self, bytes: usize, init: Init<'_>) -> u64 {
-        self.regions.push(Region::new(bytes, init));
-        (self.regions.len() as u64) << ALLOCATION_SHIFT | FIRST_BYTE
+        let region = Region::new(bytes, init);
+        let index = match self.freed.front() {
+            Some(&index) if self.regions.len() >= REUSE_SLOTS => {
+                self.freed.pop_front();
+                self.regions[index] = region;
+                index
+            }
+            _ => {
+                self.regions.push(region);
+                self.regions.len() - 1
+            }
+        };
+        (self.base + index as u64 + 1) << ALLOCATION_SHIFT | FIRST_BYTE
     }
 
     /// Allocates a copy of `data`.
@@ -54,18 +96,109 @@ impl Memory {
         self.alloc(data.len(), Init::Bytes(data))
     }
 
+    /// Frees the allocation at `address`, as [`Memory::alloc`] returned it; how many bytes it had, or
+    /// `None` if there is none.
+    pub fn free(&mut self, address: u64) -> Option<usize> {
+        let (index, offset) = self.locate(address)?;
+        let region = self.regions.get_mut(index)?;
+        if offset != 0 || region.freed {
+            return None;
+        }
+        let region = std::mem::replace(region, Region::freed());
+        self.freed.push_back(index);
+        Some(region.data.len())
+    }
+
     /// The bytes of the allocation at `address`, as [`Memory::alloc`] returned it; bytes that nothing
     /// wrote are 0. `None` for any other address.
     pub fn bytes(&self, address: u64) -> Option<&[u8]> {
-        let (index, offset) = locate(address)?;
+        let (index, offset) = self.locate(address)?;
         let region = self.regions.get(index)?;
-        (offset == 0).then_some(&region.data[..])
+        (offset == 0 && !region.freed).then_some(&region.data[..])
     }
 
     /// Whether every byte of the allocation at `address` has been written.
     pub fn is_written(&self, address: u64) -> bool {
-        let region = locate(address).and_then(|(index, _)| self.regions.get(index));
+        let region = self.locate(address);
+        let region = region.and_then(|(index, _)| self.regions.get(index));
         region.is_some_and(|region| region.written.iter().all(|&w| w == 1))
+    }
+
+    /// Writes `data` at `address`, anywhere inside one allocation.
+    ///
+    /// # Errors
+    /// [`ViolationKind::OutOfBounds`].
+    pub fn write(&mut self, address: u64, data: &[u8]) -> Result<(), AccessError> {
+        let (region, at) = self.range_mut(address, data.len())?;
+        region.data[at..at + data.len()].copy_from_slice(data);
+        region.written[at..at + data.len()].fill(1);
+        Ok(())
+    }
+
+    /// Reads `len` bytes at `address`, anywhere inside one allocation.
+    ///
+    /// # Errors
+    /// [`ViolationKind::OutOfBounds`], [`ViolationKind::UninitialisedMemory`].
+    pub fn read(&mut self, address: u64, len: usize) -> Result<&[u8], AccessError> {
+        let (region, at) = self.range_mut(address, len)?;
+        match region.unwritten(at, len) {
+            Some(Fault(kind, detail)) => Err(AccessError {
+                kind,
+                address,
+                detail,
+            }),
+            None => Ok(&region.data[at..at + len]),
+        }
+    }
+
+    /// Copies `len` bytes from `source` to `target`, and with them what was never written.
+    ///
+    /// # Errors
+    /// [`ViolationKind::OutOfBounds`].
+    pub fn copy(&mut self, target: u64, source: u64, len: usize) -> Result<(), AccessError> {
+        let (region, at) = self.range_mut(source, len)?;
+        let data = region.data[at..at + len].to_vec();
+        let written = region.written[at..at + len].to_vec();
+        let (region, at) = self.range_mut(target, len)?;
+        region.data[at..at + len].copy_from_slice(&data);
+        region.written[at..at + len].copy_from_slice(&written);
+        Ok(())
+    }
+
+    /// Checks that `len` bytes at `address` lie inside one allocation.
+    ///
+    /// # Errors
+    /// [`ViolationKind::OutOfBounds`].
+    pub fn check(&mut self, address: u64, len: usize) -> Result<(), AccessError> {
+        self.range_mut(address, len).map(|_| ())
+    }
+
+    fn range_mut(&mut self, address: u64, len: usize) -> Result<(&mut Region, usize), AccessError> {
+        let error = |Fault(kind, detail)| AccessError {
+            kind,
+            address,
+            detail,
+        };
+        let Some((region, offset)) = self.find_mut(address) else {
+            let fault = Fault(ViolationKind::OutOfBounds, "nobody's address".into());
+            return Err(error(fault));
+        };
+        let at = region.range(offset, len).map_err(error)?;
+        Ok((region, at))
+    }
+
+    /// The allocation that an address belongs to, and the offset there.
+    #[inline]
+    pub(crate) fn find_mut(&mut self, address: u64) -> Option<(&mut Region, u64)> {
+        let (index, offset) = self.locate(address)?;
+        Some((self.regions.get_mut(index)?, offset))
+    }
+
+    #[inline]
+    fn locate(&self, address: u64) -> Option<(usize, u64)> {
+        let index = (address >> ALLOCATION_SHIFT).checked_sub(1 + self.base)?;
+        let offset = (address & ((1 << ALLOCATION_SHIFT) - 1)).wrapping_sub(FIRST_BYTE);
+        Some((usize::try_from(index).ok()?, offset))
     }
 
     /// Forgets who touched what: a launch is ordered behind all before it.
@@ -74,14 +207,6 @@ impl Memory {
             region.shadow = Shadow::default();
         }
     }
-}
-
-/// An address's allocation and offset.
-#[inline]
-pub(crate) fn locate(address: u64) -> Option<(usize, u64)> {
-    let index = (address >> ALLOCATION_SHIFT).checked_sub(1)?;
-    let offset = (address & ((1 << ALLOCATION_SHIFT) - 1)).wrapping_sub(FIRST_BYTE);
-    Some((usize::try_from(index).ok()?, offset))
 }
 
 /// A rule broken by one access, and more about it.
@@ -95,6 +220,7 @@ pub(crate) struct Region {
     /// 1 for a byte that was written.
     written: Vec<u8>,
     shadow: Shadow,
+    freed: bool,
 }
 
 impl Region {
@@ -103,6 +229,7 @@ impl Region {
             data: vec![0; bytes],
             written: vec![u8::from(matches!(init, Init::Zero | Init::Iota)); bytes],
             shadow: Shadow::default(),
+            freed: false,
         };
         match init {
             Init::Iota => {
@@ -120,21 +247,41 @@ impl Region {
         region
     }
 
+    /// What stands in a freed allocation's place.
+    fn freed() -> Self {
+        Region {
+            freed: true,
+            ..Region::default()
+        }
+    }
+
     #[cold]
     fn outside(&self, offset: u64, width: usize) -> Fault {
-        let len = self.data.len();
-        let detail = format!("{width} bytes at offset {} of {len}", offset as i64);
+        let (len, offset) = (self.data.len(), offset as i64);
+        let detail = if self.freed {
+            format!("{width} bytes at offset {offset} of a freed allocation")
+        } else {
+            format!("{width} bytes at offset {offset} of {len}")
+        };
         Fault(ViolationKind::OutOfBounds, detail)
     }
 
     #[inline]
     fn range(&self, offset: u64, width: usize) -> Result<usize, Fault> {
         let len = self.data.len() as u64;
-        if offset < len && width as u64 <= len - offset {
+        if offset <= len && width as u64 <= len - offset {
             Ok(offset as usize)
         } else {
             Err(self.outside(offset, width))
         }
+    }
+
+    /// The first byte of those that was never written.
+    #[inline]
+    fn unwritten(&self, at: usize, len: usize) -> Option<Fault> {
+        let unwritten = self.written[at..at + len].iter().position(|&w| w == 0)?;
+        let detail = format!("byte {} of the array", at + unwritten);
+        Some(Fault(ViolationKind::UninitialisedMemory, detail))
     }
 
     /// Reads `width` bytes; without an accessor no race is looked for.
@@ -146,9 +293,8 @@ impl Region {
         who: Option<&Accessor<'_>>,
     ) -> Result<u64, Fault> {
         let at = self.range(offset, width)?;
-        if let Some(unwritten) = self.written[at..at + width].iter().position(|&w| w == 0) {
-            let detail = format!("byte {} of the array", at + unwritten);
-            return Err(Fault(ViolationKind::UninitialisedMemory, detail));
+        if let Some(fault) = self.unwritten(at, width) {
+            return Err(fault);
         }
         if let Some(who) = who {
             self.shadow.read(self.data.len(), at, width, who)?;

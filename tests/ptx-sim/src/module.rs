@@ -1,6 +1,7 @@
 //! A file, decoded once: instructions with targets, and the order in which a warp's parts run.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::decode::{Names, decode};
 use crate::error::{Error, Result};
@@ -18,6 +19,25 @@ pub struct Module {
     pub(crate) variables: Vec<Variable>,
 }
 
+/// What a file says about a kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelInfo {
+    /// The sizes of its parameters, in bytes.
+    pub param_sizes: Vec<usize>,
+    /// The most threads of a block, as `.maxntid` or `.reqntid` has them.
+    pub max_threads: Option<u32>,
+    /// Blocks of a cluster, as `.reqnctapercluster` has them.
+    pub cluster: Option<u32>,
+    /// Bytes of shared memory of a block before the dynamic part.
+    pub shared_bytes: usize,
+    /// Bytes of local memory of a thread.
+    pub local_bytes: usize,
+    /// Instructions.
+    pub num_instructions: usize,
+    /// Lines of the instructions that no launch in this process has executed yet.
+    pub unexecuted: Vec<u32>,
+}
+
 /// One entry point.
 #[derive(Debug)]
 pub(crate) struct Kernel {
@@ -32,6 +52,8 @@ pub(crate) struct Kernel {
     pub(crate) static_shared: u64,
     pub(crate) local_bytes: u64,
     pub(crate) code: Vec<Instr>,
+    /// Whether a lane has executed an instruction, in any launch.
+    pub(crate) executed: Vec<AtomicBool>,
     /// Whether an instruction begins a basic block.
     pub(crate) begins_block: Vec<bool>,
     /// Of a diverged warp the part with the lowest rank runs: see [`block_order`].
@@ -63,11 +85,22 @@ impl Module {
         names
     }
 
-    /// The sizes of a kernel's parameters, in bytes.
-    pub fn param_sizes(&self, kernel: &str) -> Option<Vec<usize>> {
-        let kernel = self.kernels.get(kernel)?;
-        let sizes = kernel.params.iter().map(|(_, size)| *size as usize);
-        Some(sizes.collect())
+    /// What the file says about a kernel, and what of it has been executed.
+    pub fn kernel(&self, name: &str) -> Option<KernelInfo> {
+        let kernel = self.kernels.get(name)?;
+        // The last instruction is not the file's: see `Kernel::new`.
+        let own = kernel.code.len() - 1;
+        let code = kernel.code[..own].iter().zip(&kernel.executed);
+        let unexecuted = code.filter(|(_, executed)| !executed.load(Ordering::Relaxed));
+        Some(KernelInfo {
+            param_sizes: kernel.params.iter().map(|p| p.1 as usize).collect(),
+            max_threads: kernel.max_threads,
+            cluster: kernel.cluster,
+            shared_bytes: kernel.static_shared as usize,
+            local_bytes: kernel.local_bytes as usize,
+            num_instructions: own,
+            unexecuted: unexecuted.map(|(instr, _)| instr.line).collect(),
+        })
     }
 }
 
@@ -138,6 +171,7 @@ impl Kernel {
             num_preds: entry.num_preds,
             static_shared: end - SHARED_BASE,
             local_bytes,
+            executed: code.iter().map(|_| AtomicBool::new(false)).collect(),
             code,
             begins_block,
             rank,

@@ -1,5 +1,7 @@
 //! A warp: registers, and the parts into which branches divide it.
 
+use std::sync::atomic::Ordering;
+
 use crate::alu::Row;
 use crate::checker::Clocks;
 use crate::error::ViolationKind;
@@ -180,6 +182,10 @@ impl Warp {
             if active == 0 {
                 self.parts[at].pc += 1;
                 continue;
+            }
+            let executed = &env.kernel.executed[part.pc as usize];
+            if !executed.load(Ordering::Relaxed) {
+                executed.store(true, Ordering::Relaxed);
             }
             match &instr.op {
                 Op::Bra { target } => self.branch(at, active, *target),

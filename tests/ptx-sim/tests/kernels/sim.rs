@@ -138,7 +138,7 @@ impl<'a> SimStages<'a> {
         if grid.0 == 0 || grid.1 == 0 {
             return Ok(());
         }
-        let sizes = self.module.param_sizes(K::INFO.name).unwrap();
+        let sizes = self.module.kernel(K::INFO.name).unwrap().param_sizes;
         args.with_pointers(|pointers| {
             assert_eq!(pointers.len(), sizes.len());
             let args: Vec<Arg<'_>> = pointers
