@@ -60,6 +60,9 @@ pub struct KernelRuns {
 /// The variable that names the library to open in libcuda's place.
 pub const PATH_VARIABLE: &str = "KEYSIEVE_LIBCUDA";
 
+/// The variable that lists the simulated GPUs; `90,80` without it.
+const DEVICES_VARIABLE: &str = "KEYSIEVE_SIM_DEVICES";
+
 /// The library's functions for tests. What they do is told in its module `control`.
 #[derive(Debug)]
 pub struct SimDriver {
@@ -87,7 +90,19 @@ impl SimDriver {
         let path = SimDriver::path();
         // SAFETY: the caller's condition.
         unsafe { env::set_var(PATH_VARIABLE, &path) };
+        if env::var_os(DEVICES_VARIABLE).is_none() {
+            // Enough of each for every thread.
+            let pairs = std::thread::available_parallelism().map_or(1, usize::from);
+            // SAFETY: as above.
+            unsafe { env::set_var(DEVICES_VARIABLE, vec!["90,80"; pairs].join(",")) };
+        }
         SimDriver::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// The compute capabilities of the simulated GPUs, as 10 x major + minor, by ordinal.
+    pub fn devices() -> Vec<String> {
+        let list = env::var(DEVICES_VARIABLE).unwrap_or_else(|_| "90,80".into());
+        list.split(',').map(|name| name.trim().to_owned()).collect()
     }
 
     /// The library that is the driver of this process, if that is a simulated one.

@@ -18,8 +18,9 @@ use proptest::test_runner::TestCaseResult;
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
-    suite.on_device(
-        "cuda",
+    // One of them in a process, whose driver it is.
+    suite.on_devices(
+        &["cuda", "sim90"],
         "contract_8_a_lost_context_is_reported_and_nothing_panics",
         lost_context,
     );
@@ -41,6 +42,7 @@ const WILD_WRITE: &str = "
 }";
 
 fn lost_context(device: &Device) -> TestCaseResult {
+    device.lose_contexts();
     let pq = PqConfig {
         num_subvectors: 1,
         bits: 1,

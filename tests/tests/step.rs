@@ -7,7 +7,7 @@ use keysieve::{
     Backend, IndexParts, KeyIndex, Keys, Metric, PqConfig, Queries, SelectConfig, Selection,
     Selector, TrainConfig,
 };
-use keysieve_tests::device::{Device, Suite, check_same, fail};
+use keysieve_tests::device::{CUDA, Device, Suite, check_same, fail};
 use keysieve_tests::oracle::{Context, Selected, Shape};
 use keysieve_tests::shapes::{index_parts, pq_config, select_config};
 use keysieve_tests::strategies::{Budget, Fill, LoopCase, loop_cases};
@@ -25,12 +25,14 @@ fn main() -> ExitCode {
         "reference_shape_after_training",
         reference_shape_after_training,
     );
-    suite.device_property(
-        "cuda",
-        "every_variant_gives_the_cpu_steps",
-        cases,
-        every_variant_gives_the_cpu_steps,
-    );
+    for device in CUDA {
+        suite.device_property(
+            device,
+            "every_variant_gives_the_cpu_steps",
+            cases,
+            every_variant_gives_the_cpu_steps,
+        );
+    }
     suite.on_each_device("one_append_or_many_give_the_same", one_append_or_many);
     suite.run()
 }

@@ -12,7 +12,7 @@ mod whole;
 
 use std::process::ExitCode;
 
-use keysieve_tests::device::Suite;
+use keysieve_tests::device::{CUDA, Suite};
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
@@ -59,8 +59,8 @@ fn main() -> ExitCode {
         "contract_7_a_step_allocates_nothing",
         allocations::a_step_allocates_nothing,
     );
-    suite.on_device(
-        "cuda",
+    suite.on_devices(
+        &CUDA,
         "contract_7_a_graph_outlives_growth",
         graph::a_graph_outlives_growth,
     );
