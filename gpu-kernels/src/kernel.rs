@@ -74,12 +74,18 @@ impl<T> Clone for Out<T> {
 impl<T> Copy for Out<T> {}
 
 impl<T> In<T> {
-    /// The buffer at a device address. The promise that it is one is made where a kernel is launched.
-    pub fn from_address(address: u64) -> Self {
+    /// The buffer at a pointer.
+    #[inline(always)]
+    pub(crate) fn at(address: *const T) -> Self {
         In {
-            address: address as usize as *const T,
+            address,
             _buffer: PhantomData,
         }
+    }
+
+    /// The buffer at a device address. The promise that it is one is made where a kernel is launched.
+    pub fn from_address(address: u64) -> Self {
+        In::at(address as usize as *const T)
     }
 
     /// The address.
@@ -90,12 +96,18 @@ impl<T> In<T> {
 }
 
 impl<T> Out<T> {
-    /// The buffer at a device address. The promise that it is one is made where a kernel is launched.
-    pub fn from_address(address: u64) -> Self {
+    /// The buffer at a pointer.
+    #[inline(always)]
+    pub(crate) fn at(address: *mut T) -> Self {
         Out {
-            address: address as usize as *mut T,
+            address,
             _buffer: PhantomData,
         }
+    }
+
+    /// The buffer at a device address. The promise that it is one is made where a kernel is launched.
+    pub fn from_address(address: u64) -> Self {
+        Out::at(address as usize as *mut T)
     }
 
     /// The address.
@@ -107,10 +119,7 @@ impl<T> Out<T> {
     /// The same buffer, to read from.
     #[inline(always)]
     pub fn as_input(&self) -> In<T> {
-        In {
-            address: self.address,
-            _buffer: PhantomData,
-        }
+        In::at(self.address)
     }
 }
 

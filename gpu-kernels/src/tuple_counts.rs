@@ -25,9 +25,12 @@ pub const NUM_TUPLES: u32 = 1 << MAX_TUPLE_BITS;
 /// What `counted` holds before anything is counted.
 pub const NOT_COUNTED: u32 = u32::MAX;
 
+/// Fewest bits of a code: eight neighbouring tuples differ in their first code alone.
+pub const MIN_BITS: u32 = 3;
+
 /// Whether the tuples of a format are few enough to be counted.
 pub fn fits(num_subvectors: u32, bits: u32) -> bool {
-    num_subvectors * bits <= MAX_TUPLE_BITS
+    bits >= MIN_BITS && num_subvectors * bits <= MAX_TUPLE_BITS
 }
 
 /// The tuple of a key with code `code(j)` for sub-vector `j`.

@@ -12,6 +12,22 @@ pub struct Four<T>(pub [T; 4]);
 #[repr(C, align(8))]
 struct Two<T>([T; 2]);
 
+impl<T> In<T> {
+    /// The buffer from element `i` on.
+    #[inline(always)]
+    pub fn from(&self, i: usize) -> Self {
+        In::at(self.as_ptr().wrapping_add(i))
+    }
+}
+
+impl<T> Out<T> {
+    /// The buffer from element `i` on.
+    #[inline(always)]
+    pub fn from(&self, i: usize) -> Self {
+        Out::at(self.as_mut_ptr().wrapping_add(i))
+    }
+}
+
 impl<T: Copy> In<T> {
     /// Element `i`.
     ///

@@ -71,6 +71,21 @@ impl<T: Word> SharedArray<T> {
         T::from_bits(bits)
     }
 
+    /// The word `offset` bytes into the array, a multiple of 4.
+    ///
+    /// # Safety
+    /// As [`SharedArray::get`].
+    #[inline(always)]
+    pub unsafe fn get_at(self, offset: u32) -> T {
+        let bits: u32;
+        // SAFETY: the caller promises an initialised word inside the block's shared memory.
+        unsafe {
+            asm!("ld.shared.b32 {}, [{}];", out(reg32) bits, in(reg32) self.address + offset,
+                 options(readonly, nostack, preserves_flags))
+        };
+        T::from_bits(bits)
+    }
+
     /// Writes word `i`.
     ///
     /// # Safety

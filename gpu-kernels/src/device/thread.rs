@@ -42,6 +42,13 @@ pub fn block_idx_y() -> u32 {
     unsafe { nvptx::_block_idx_y() as u32 }
 }
 
+/// Blocks of the grid along x.
+#[inline(always)]
+pub fn grid_dim_x() -> u32 {
+    // SAFETY: reads a special register.
+    unsafe { nvptx::_grid_dim_x() as u32 }
+}
+
 /// Blocks of the grid along y.
 #[inline(always)]
 pub fn grid_dim_y() -> u32 {

@@ -15,7 +15,7 @@ use crate::tuple_counts;
 #[allow(clippy::too_many_arguments)]
 pub(super) unsafe fn run(
     shape: &StepShape,
-    num_rows: u32,
+    rows_per_group: u32,
     num_blocks: u32,
     keys_per_block: u32,
     centroids: In<f32>,
@@ -28,12 +28,12 @@ pub(super) unsafe fn run(
     prefixes: Out<u32>,
 ) {
     let m = shape.num_subvectors;
-    let block = thread::block_idx_x() - num_rows * num_blocks;
-    let task = block * (THREADS / 32) + warp::warp_id();
-    let (group, subvector) = (task / (m + 1), task % (m + 1));
-    if group >= num_rows / shape.rows_per_group() {
+    let num_rows = thread::grid_dim_x();
+    let task = thread::block_idx_x() * (THREADS / 32) + warp::warp_id();
+    if task >= num_rows / rows_per_group * (m + 1) {
         return; // the whole warp together
     }
+    let (group, subvector) = (task / (m + 1), task % (m + 1));
     let seq_len_at = (num_rows * num_blocks + task) as usize;
     let lane = warp::lane_id();
     // SAFETY: the copy is this task's, of which lane 0 reads and writes it; all lanes are here.

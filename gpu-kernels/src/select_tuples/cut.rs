@@ -5,8 +5,7 @@ use super::{MAX_RANKED, NUM_BINS, Place, THREADS, layout};
 use crate::device::shared::dynamic_shared_mem;
 use crate::device::{block, thread};
 use crate::kernel::{In, Out};
-use crate::order::order_key;
-use crate::scores::score;
+use crate::order::{order_key, score_of_key};
 use crate::step::StepShape;
 use crate::tuple_counts::{self, NUM_TUPLES, candidates, code_of_tuple};
 
@@ -31,20 +30,44 @@ pub(super) mod figure {
     pub(crate) const TIES_BEFORE: u32 = 6;
 }
 
-/// Which candidates are taken: all with a larger order key, and the first `ties` with an equal one.
+/// Which candidates are taken: all with a larger score than `score`, and the first `ties` with an equal
+/// one, in the order of [`crate::order`].
 #[derive(Clone, Copy)]
 pub(super) struct Cut {
-    pub(super) key: u32,
+    score: f32,
     pub(super) ties: u32,
 }
 
+impl Cut {
+    #[inline(always)]
+    fn new(key: u32, ties: u32) -> Self {
+        Cut {
+            score: score_of_key(key),
+            ties,
+        }
+    }
+
+    /// Whether a score is above the cut's: no number is where the cut is NaN's.
+    #[inline(always)]
+    pub(super) fn is_below(&self, score: f32) -> bool {
+        score > self.score || (self.score.is_nan() && !score.is_nan())
+    }
+
+    /// Whether a score ties with the cut's: zeros of both signs do, and all NaNs.
+    #[inline(always)]
+    pub(super) fn ties_with(&self, score: f32) -> bool {
+        score == self.score || (self.score.is_nan() && score.is_nan())
+    }
+}
+
+/// How many candidates have each of a thread's tuples.
+pub(super) struct Counts([u32; PER_THREAD]);
+
 /// A thread's tuples, from `first` on.
 pub(super) struct Tuples {
-    pub(super) first: u32,
-    /// Their scores.
-    scores: [f32; PER_THREAD],
-    /// How many candidates have them.
+    pub(super) scores: [f32; PER_THREAD],
     counts: [u32; PER_THREAD],
+    bins: [u32; PER_THREAD],
 }
 
 /// Repeats a block for each of a thread's tuples, with the index as a constant: an array that a loop
@@ -62,98 +85,136 @@ macro_rules! each_tuple {
 }
 pub(super) use each_tuple;
 
-impl Tuples {
-    /// Scores the tuples and counts their candidates.
+/// The first of the thread's tuples.
+#[inline(always)]
+pub(super) fn first_tuple() -> u32 {
+    PER_THREAD as u32 * thread::thread_idx_x()
+}
+
+/// Eight neighbouring counts.
+///
+/// # Safety
+/// They are written, and `at` is a multiple of four words.
+#[inline(always)]
+pub(super) unsafe fn load_counts(counts: Out<u32>, at: usize) -> [u32; PER_THREAD] {
+    // SAFETY: the caller's.
+    let ([a, b, c, d], [e, f, g, h]) = unsafe { (counts.get4(at), counts.get4(at + 4)) };
+    [a, b, c, d, e, f, g, h]
+}
+
+impl Counts {
+    /// Loads the counts of the thread's tuples.
     ///
     /// # Safety
-    /// The table is built, a barrier ago; the buffers are as the kernel's documentation says.
+    /// The buffers are as the kernel's documentation says.
     #[inline(always)]
-    pub(super) unsafe fn new(
+    pub(super) unsafe fn load(
         shape: &StepShape,
         place: &Place,
         seq_len: u32,
         codes: In<u8>,
         tuple_counts: Out<u32>,
     ) -> Self {
-        let group = shape.group_of_row(place.row);
-        let first = PER_THREAD as u32 * thread::thread_idx_x();
-        let at = (2 * group + seq_len % 2) as usize * NUM_TUPLES as usize + first as usize;
-        let (mut counts, mut scores) = ([0; PER_THREAD], [0.0; PER_THREAD]);
-        // SAFETY: the half that no block of this step writes; four words each, aligned.
-        unsafe {
-            let ([a, b, c, d], [e, f, g, h]) = (tuple_counts.get4(at), tuple_counts.get4(at + 4));
-            counts.clone_from(&[a, b, c, d, e, f, g, h]);
-        }
-
+        let half = (2 * place.group + seq_len % 2) as usize * NUM_TUPLES as usize;
+        // SAFETY: the half that no block of this step writes.
+        let mut counts = unsafe { load_counts(tuple_counts.from(half), first_tuple() as usize) };
         // The candidate that came since that half was counted.
         let (end, before) = (
             candidates(shape, seq_len).1,
-            candidates(shape, seq_len - 1).1,
+            candidates(shape, seq_len.saturating_sub(1)).1,
         );
         let mut newest = NUM_TUPLES;
         if end > before {
             // SAFETY: its codes were written by an earlier step: it has left the window.
-            newest = unsafe { tuple_counts::tuple_of_key(shape, codes, group, end - 1) };
+            newest = unsafe { tuple_counts::tuple_of_key(shape, codes, place.group, end - 1) };
         }
-
-        let table = dynamic_shared_mem::<f32>(layout::TABLE);
+        let newest = newest.wrapping_sub(first_tuple());
         each_tuple!(I, {
-            let tuple = first + I as u32;
-            scores[I] = score(shape.num_subvectors as usize, |j| {
-                let code = code_of_tuple(tuple, j as u32, shape.bits);
-                // SAFETY: a code of the format is an entry of the table.
-                unsafe { table.get(((j as u32) << shape.bits) + code) }
-            });
-            counts[I] += u32::from(tuple == newest);
+            counts[I] += u32::from(newest == I as u32);
         });
-        Tuples {
-            first,
+        Counts(counts)
+    }
+}
+
+impl Tuples {
+    /// Scores the thread's tuples and counts their candidates in the histogram.
+    ///
+    /// # Safety
+    /// The table is built and the histogram clear, a barrier ago.
+    #[inline(always)]
+    pub(super) unsafe fn count(shape: &StepShape, counts: Counts, range: Range) -> Self {
+        let Counts(counts) = counts;
+        let first = first_tuple();
+        let table = dynamic_shared_mem::<f32>(layout::TABLE);
+        // Eight neighbouring tuples differ in the first code alone: codes have at least three bits. What
+        // has more bits than the format's tuples has no candidates.
+        let codes = code_of_tuple(first, 0, shape.bits);
+        // SAFETY: codes of the format are entries of the table, and eight neighbours are aligned.
+        let ([a, b, c, d], [e, f, g, h]) = unsafe { (table.get4(codes), table.get4(codes + 4)) };
+        let mut scores = [a, b, c, d, e, f, g, h];
+        let mut subvector = 1;
+        while subvector < shape.num_subvectors {
+            let code = code_of_tuple(first, subvector, shape.bits);
+            // SAFETY: as above.
+            let entry = unsafe { table.get((subvector << shape.bits) + code) };
+            each_tuple!(I, {
+                scores[I] += entry;
+            });
+            subvector += 1;
+        }
+        let bins = dynamic_shared_mem::<u32>(layout::BINS);
+        let mut tuples = Tuples {
             scores,
             counts,
-        }
-    }
-
-    /// The order key of the thread's tuple `i`.
-    #[inline(always)]
-    pub(super) fn order_key(&self, i: usize) -> u32 {
-        order_key(self.scores[i])
+            bins: [0; PER_THREAD],
+        };
+        each_tuple!(I, {
+            // Where a tuple has no candidates, no bin.
+            tuples.bins[I] = NUM_BINS;
+            if tuples.counts[I] > 0 {
+                tuples.bins[I] = range.bin(tuples.scores[I]);
+                // SAFETY: the bin is one; until the barrier it is added to.
+                unsafe { bins.atomic_add(tuples.bins[I], tuples.counts[I]) };
+            }
+        });
+        tuples
     }
 
     /// Finds the cut for the `heavy_k` best candidates.
     ///
     /// # Safety
-    /// Every thread of the block is here; `heavy_k` is at least 1 and at most the number of candidates.
+    /// Every thread of the block is here, and has counted; `heavy_k` is at least 1 and at most the number
+    /// of candidates.
     #[inline(always)]
-    pub(super) unsafe fn find_cut(&self, range: Range, heavy_k: u32) -> Cut {
-        let bins = dynamic_shared_mem::<u32>(layout::BINS);
+    pub(super) unsafe fn find_cut(&self, heavy_k: u32) -> Cut {
         let figures = dynamic_shared_mem::<u32>(layout::FIGURES);
         let ranked = dynamic_shared_mem::<u32>(layout::RANKED);
         // SAFETY: all branches are the same in the whole block: they depend on figures that one thread
         // wrote a barrier ago.
         unsafe {
-            each_tuple!(I, {
-                if self.counts[I] > 0 {
-                    bins.atomic_add(range.bin(self.scores[I]), self.counts[I]);
-                }
-            });
             thread::sync_threads();
             choose_bin(heavy_k);
 
             let bin = figures.get(figure::BIN);
-            let need = figures.get(figure::NEED);
+            let mut any = false;
             each_tuple!(I, {
-                if self.counts[I] > 0 && range.bin(self.scores[I]) == bin {
-                    let slot = figures.atomic_fetch_add(figure::NUM_RANKED, 1);
-                    if slot < MAX_RANKED {
-                        ranked.set(slot, self.order_key(I));
-                        ranked.set(MAX_RANKED + slot, self.counts[I]);
-                    }
-                }
+                any |= self.bins[I] == bin;
             });
+            if any {
+                each_tuple!(I, {
+                    if self.bins[I] == bin {
+                        let slot = figures.atomic_fetch_add(figure::NUM_RANKED, 1);
+                        if slot < MAX_RANKED {
+                            ranked.set(slot, order_key(self.scores[I]));
+                            ranked.set(MAX_RANKED + slot, self.counts[I]);
+                        }
+                    }
+                });
+            }
             thread::sync_threads();
             let num_ranked = figures.get(figure::NUM_RANKED);
             if num_ranked <= MAX_RANKED {
-                rank(num_ranked, need)
+                rank(num_ranked, figures.get(figure::NEED))
             } else {
                 self.bisect(heavy_k)
             }
@@ -172,27 +233,23 @@ impl Tuples {
         let mut bit = thread::opaque(1 << 31);
         // SAFETY: every thread is here, as in every round: the block's sum is the same for all.
         unsafe {
-            while bit != 0 {
+            // The last round counts those above.
+            loop {
+                let least = if bit != 0 { key | bit } else { key + 1 };
                 let mut sum = 0;
                 each_tuple!(I, {
-                    if self.order_key(I) >= key | bit {
+                    if order_key(self.scores[I]) >= least {
                         sum += self.counts[I];
                     }
                 });
-                if block::sum(sum, sums) >= heavy_k {
+                let sum = block::sum(sum, sums);
+                if bit == 0 {
+                    return Cut::new(key, heavy_k - sum);
+                }
+                if sum >= heavy_k {
                     key |= bit;
                 }
                 bit >>= 1;
-            }
-            let mut above = 0;
-            each_tuple!(I, {
-                if self.order_key(I) > key {
-                    above += self.counts[I];
-                }
-            });
-            Cut {
-                key,
-                ties: heavy_k - block::sum(above, sums),
             }
         }
     }
@@ -263,10 +320,7 @@ unsafe fn rank(num_ranked: u32, need: u32) -> Cut {
             }
         }
         thread::sync_threads();
-        Cut {
-            key: figures.get(figure::CUT_KEY),
-            ties: figures.get(figure::TIES),
-        }
+        Cut::new(figures.get(figure::CUT_KEY), figures.get(figure::TIES))
     }
 }
 

@@ -1,12 +1,11 @@
 //! Which tuples are taken: a table of two bits each in shared memory, and how many of the row's
 //! candidates that are come before the block.
 
-use super::cut::{Cut, PER_THREAD, Tuples, each_tuple, figure};
+use super::cut::{Cut, PER_THREAD, Tuples, each_tuple, figure, first_tuple, load_counts};
 use super::{Place, layout};
 use crate::device::shared::dynamic_shared_mem;
 use crate::device::{thread, warp};
 use crate::kernel::Out;
-use crate::step::StepShape;
 use crate::tuple_counts::NUM_TUPLES;
 
 /// The bit of a tuple above the cut.
@@ -25,37 +24,45 @@ pub(super) struct Before {
     pub(super) ties_taken: u32,
 }
 
+/// The counts of the thread's tuples in the blocks before: those of another step's making, so that their
+/// loads need not wait for anything of this one.
+///
+/// # Safety
+/// Candidates start at `start`, and the block has some; the buffers are as the kernel's documentation says.
+#[inline(always)]
+pub(super) unsafe fn counts_before(
+    place: &Place,
+    start: u32,
+    prefixes: Out<u32>,
+) -> [u32; PER_THREAD] {
+    if place.first_key() <= start {
+        return [0; PER_THREAD];
+    }
+    let block = (place.group * place.num_blocks + place.block) as usize;
+    // SAFETY: a step before wrote them, when the candidates' end came to the block.
+    unsafe {
+        load_counts(
+            prefixes.from(block * NUM_TUPLES as usize),
+            first_tuple() as usize,
+        )
+    }
+}
+
 /// Writes the table of members and sums up what comes before the block.
 ///
 /// # Safety
-/// Every thread of the block is here; candidates start at `start`, before the block's last key; the buffers
-/// are as the kernel's documentation says.
+/// Every thread of the block is here.
 #[inline(always)]
-pub(super) unsafe fn write(
-    shape: &StepShape,
-    place: &Place,
-    tuples: &Tuples,
-    cut: &Cut,
-    start: u32,
-    prefixes: Out<u32>,
-) -> Before {
+pub(super) unsafe fn write(tuples: &Tuples, cut: &Cut, counts_before: [u32; PER_THREAD]) -> Before {
     let members = dynamic_shared_mem::<u32>(layout::MEMBERS);
     let figures = dynamic_shared_mem::<u32>(layout::FIGURES);
-    let mut counts_before = [0; PER_THREAD];
-    if place.first_key() > start {
-        let block = shape.group_of_row(place.row) * place.num_blocks + place.block;
-        let at = block as usize * NUM_TUPLES as usize + tuples.first as usize;
-        // SAFETY: a step before wrote them, when the candidates' end came to the block.
-        let ([a, b, c, d], [e, f, g, h]) = unsafe { (prefixes.get4(at), prefixes.get4(at + 4)) };
-        counts_before = [a, b, c, d, e, f, g, h];
-    }
     let (mut bits, mut above, mut ties) = (0, 0, 0);
     each_tuple!(I, {
-        let key = tuples.order_key(I);
-        if key > cut.key {
+        if cut.is_below(tuples.scores[I]) {
             bits |= ABOVE << (2 * I);
             above += counts_before[I];
-        } else if key == cut.key {
+        }
+        if cut.ties_with(tuples.scores[I]) {
             bits |= TIE << (2 * I);
             ties += counts_before[I];
         }
@@ -70,11 +77,7 @@ pub(super) unsafe fn write(
         } else {
             other | bits << 16
         };
-        let mut copy = 4 * is_odd;
-        while copy < layout::MEMBER_COPIES {
-            members.set4(tuples.first / 16 * layout::MEMBER_COPIES + copy, [word; 4]);
-            copy += 8;
-        }
+        members.set4(4 * thread::thread_idx_x(), [word; 4]);
         let (above, ties) = (warp::reduce_add(above), warp::reduce_add(ties));
         if warp::lane_id() == 0 && above | ties != 0 {
             figures.atomic_add(figure::ABOVE_BEFORE, above);
@@ -89,17 +92,17 @@ pub(super) unsafe fn write(
     }
 }
 
-/// The two bits of a tuple.
+/// A word whose lowest two bits are the tuple's, given twice the tuple; the others are any.
 ///
 /// # Safety
 /// [`write`] is done, and the tuple is below [`NUM_TUPLES`].
 #[inline(always)]
-pub(super) unsafe fn of_tuple(tuple: u32) -> u32 {
+pub(super) unsafe fn of_tuple(twice: u32) -> u32 {
     let members = dynamic_shared_mem::<u32>(layout::MEMBERS);
-    let copy = warp::lane_id() % layout::MEMBER_COPIES;
+    // A word has sixteen tuples, and eight copies of it are 32 bytes.
+    let at = (twice & !31) | (warp::lane_id() % layout::MEMBER_COPIES * 4);
     // SAFETY: the caller's.
-    let word = unsafe { members.get((tuple / 16) * layout::MEMBER_COPIES + copy) };
-    word >> (tuple % 16 * 2) & (ABOVE | TIE)
+    unsafe { members.get_at(at) >> (twice & 31) }
 }
 
-const _: () = assert!(layout::MEMBER_COPIES % 8 == 0);
+const _: () = assert!(layout::MEMBER_COPIES == 8 && PER_THREAD == 8);

@@ -42,8 +42,7 @@ pub const MAX_RANKED: u32 = THREADS;
 pub mod layout {
     use super::{MAX_RANKED, NUM_BINS};
     use crate::collectives::SUM_WORDS;
-    use crate::config::MAX_SUBVECTORS;
-    use crate::tuple_counts::{MAX_TUPLE_BITS, NUM_TUPLES};
+    use crate::tuple_counts::{MAX_TUPLE_BITS, MIN_BITS, NUM_TUPLES};
 
     /// Scratch of block sums.
     pub const SUMS: u32 = 0;
@@ -51,14 +50,14 @@ pub mod layout {
     pub const OTHER_SUMS: u32 = SUMS + SUM_WORDS;
     /// Figures that one thread tells the block.
     pub const FIGURES: u32 = OTHER_SUMS + SUM_WORDS;
-    /// Words of [`FIGURES`].
-    pub const NUM_FIGURES: u32 = 16;
+    /// Words of [`FIGURES`], [`MINS`] and [`MAXS`] each.
+    pub const NUM_SMALL: u32 = 16;
     /// Smallest order key of every sub-vector's table entries.
-    pub const MINS: u32 = FIGURES + NUM_FIGURES;
+    pub const MINS: u32 = FIGURES + NUM_SMALL;
     /// Largest order key of every sub-vector's table entries.
-    pub const MAXS: u32 = MINS + MAX_SUBVECTORS;
+    pub const MAXS: u32 = MINS + NUM_SMALL;
     /// The histogram.
-    pub const BINS: u32 = MAXS + MAX_SUBVECTORS;
+    pub const BINS: u32 = MAXS + NUM_SMALL;
     /// Tuples of the boundary bin: order keys, then counts.
     pub const RANKED: u32 = BINS + NUM_BINS;
     /// The table: at most 256 entries, which 1 sub-vector of 8 bits has.
@@ -72,14 +71,17 @@ pub mod layout {
     /// All of it.
     pub const WORDS: u32 = MEMBERS + NUM_TUPLES / 16 * MEMBER_COPIES;
 
-    const _: () = assert!(MAX_TUPLE_BITS == 12 && MAX_SUBVECTORS >= MAX_TUPLE_BITS);
+    // `members` takes a tuple's copies for 32 bytes from a multiple of 32 on.
+    const _: () = assert!(MEMBER_COPIES == 8 && MEMBERS % 8 == 0);
+    const _: () = assert!(MAX_TUPLE_BITS / MIN_BITS <= NUM_SMALL);
 }
 
 kernel! {
     /// One whole step: appends `new_tokens` (0 or 1) keys a group, advances the lengths, selects.
     ///
-    /// Grid: `rows * num_blocks` blocks, and with a new token [`append_blocks`] more. Block `b` of a row has the keys from
-    /// `b * tiles_per_block * KEYS_PER_TILE` on. Dynamic shared memory: [`layout::WORDS`] words.
+    /// Grid: (rows, `num_blocks`), and with a new token one more along y, whose warps do the
+    /// [`append_tasks`]. Block y of a row has the keys from `y * tiles_per_block * KEYS_PER_TILE` on. Dynamic
+    /// shared memory: [`layout::WORDS`] words. `rows_per_group` and `sub_dim` are the shape's.
     /// `code_capacity` is a multiple of 16, and `window` at least 1 with a new token: the new key is no
     /// candidate of its own step.
     ///
@@ -94,8 +96,8 @@ kernel! {
         centroids: In<f32>, half_norms: In<f32>, new_keys: In<f32>, queries: In<f32>,
         seq_lens: Out<u32>, codes: Out<u8>, tuple_counts: Out<u32>, counted: Out<u32>,
         prefixes: Out<u32>, positions: Out<i32>, lengths: Out<i32>, listed: Out<u16>,
-        weights: Out<f32>, new_tokens: u32, num_rows: u32, num_blocks: u32, tiles_per_block: u32,
-        shape: StepShape,
+        weights: Out<f32>, new_tokens: u32, tiles_per_block: u32, num_blocks: u32,
+        rows_per_group: u32, sub_dim: u32, shape: StepShape,
     );
     threads = THREADS;
     barriers = counts::BARRIERS;
@@ -105,49 +107,51 @@ kernel! {
         use crate::device::thread;
         use crate::tuple_counts::candidates;
         use crate::{index_list, weights as weights_stage};
-        use cut::Tuples;
+        use cut::{Counts, Tuples};
 
+        let (row, block) = (thread::block_idx_x(), thread::block_idx_y());
         let keys_per_block = tiles_per_block * KEYS_PER_TILE;
-        if thread::block_idx_x() >= num_rows * num_blocks {
+        if block == num_blocks {
             // SAFETY: the whole block is here; the rest is the caller's promise.
             unsafe {
                 append::run(
-                    &shape, num_rows, num_blocks, keys_per_block, centroids, half_norms, new_keys,
-                    seq_lens, codes, tuple_counts, counted, prefixes,
+                    &shape, rows_per_group, num_blocks, keys_per_block, centroids, half_norms,
+                    new_keys, seq_lens, codes, tuple_counts, counted, prefixes,
                 );
             }
             return;
         }
-        let place = Place {
-            row: thread::block_idx_x() / num_blocks,
-            block: thread::block_idx_x() % num_blocks,
-            num_blocks,
-            keys_per_block,
-        };
-        let seq_len_at = (place.block * num_rows + place.row) as usize;
-        // SAFETY: the copy is this block's; it is written at the end, when all threads have read it. All
-        // conditions around barriers are the same in the whole block.
+        let group = if rows_per_group == 1 { row } else { row / rows_per_group };
+        let place = Place { row, group, block, num_blocks, keys_per_block, sub_dim };
+        let seq_len_at = (block * thread::grid_dim_x() + row) as usize;
+        // SAFETY: the copy of the length is this block's; it is written at the end, when all threads have
+        // read it. All conditions around barriers are the same in the whole block.
         unsafe {
+            // First all loads that depend on nothing, then those that depend on the length.
             let seq_len = seq_lens.get(seq_len_at) + new_tokens;
-            let range = table::build(&shape, place.row, centroids, queries);
+            let part = table::Part::load(&shape, &place, 0, centroids, queries);
+            table::clear();
             let regions = shape.regions(seq_len);
             let (start, end) = candidates(&shape, seq_len);
             let heavy_k = regions.heavy_k(shape.heavy).min(end - start);
+            let is_needed = heavy_k > 0 && place.first_key() < end;
+            let counts = Counts::load(&shape, &place, seq_len, codes.as_input(), tuple_counts);
+            index_list::write_fixed(&shape, &regions, row, block, num_blocks, positions, lengths);
+            if shape.weights_stride != 0 {
+                weights_stage::write_before_codes(&shape, &regions, row, block, num_blocks, weights);
+            }
+            thread::sync_threads();
+            let range = table::build(&shape, &place, part, centroids, queries);
+            let codes = output::Codes::new(&shape, &place, start, end, codes.as_input());
             let mut before = None;
-            if heavy_k > 0 && place.first_key() < end {
-                let tuples = Tuples::new(&shape, &place, seq_len, codes.as_input(), tuple_counts);
-                let cut = tuples.find_cut(range, heavy_k);
-                before = Some(members::write(&shape, &place, &tuples, &cut, start, prefixes));
+            if is_needed {
+                let counts_before = members::counts_before(&place, start, prefixes);
+                let tuples = Tuples::count(&shape, counts, range);
+                let cut = tuples.find_cut(heavy_k);
+                before = Some(members::write(&tuples, &cut, counts_before));
             }
             output::write_keys(
-                &shape, &regions, &place, (start, end), before, codes.as_input(), positions, listed,
-                weights,
-            );
-            index_list::write_fixed(
-                &shape, &regions, place.row, place.block, num_blocks, positions, lengths,
-            );
-            weights_stage::write_before_codes(
-                &shape, &regions, place.row, place.block, num_blocks, weights,
+                &shape, &regions, &place, (start, end), before, codes, positions, listed, weights,
             );
             if new_tokens == 1 && thread::thread_idx_x() == 0 {
                 seq_lens.set(seq_len_at, seq_len);
@@ -161,9 +165,11 @@ kernel! {
 #[derive(Clone, Copy)]
 struct Place {
     row: u32,
+    group: u32,
     block: u32,
     num_blocks: u32,
     keys_per_block: u32,
+    sub_dim: u32,
 }
 
 #[cfg(target_arch = "nvptx64")]
@@ -180,11 +186,6 @@ pub fn append_tasks(groups: u32, num_subvectors: u32) -> u32 {
     groups * (num_subvectors + 1)
 }
 
-/// Blocks that do them, a warp each.
-pub fn append_blocks(groups: u32, num_subvectors: u32) -> u32 {
-    append_tasks(groups, num_subvectors).div_ceil(THREADS / 32)
-}
-
 /// Collectives of the kernel: the sums of its parts'.
 #[cfg(not(target_arch = "nvptx64"))]
 mod counts {
@@ -196,11 +197,11 @@ mod counts {
     // table: two barriers, two shuffles an entry, and a minimum and a maximum.
     const TABLE_BARRIERS: u32 = 2 * SYNC_THREADS;
     const TABLE_WARP: u32 = 4 * ONE;
-    // cut: the histogram, the bin's choice, the list of its tuples; then a rank or, in a loop, sums.
+    // cut: the histogram, the bin's choice, the list of its tuples; then a rank or, in a loop, a sum.
     const CHOICE_BARRIERS: u32 = INCLUSIVE_SUM_ONCE_BARRIERS + SYNC_THREADS;
-    const BISECT_BARRIERS: u32 = 2 * SUM_BARRIERS;
+    const BISECT_BARRIERS: u32 = SUM_BARRIERS;
     const CUT_BARRIERS: u32 = 3 * SYNC_THREADS + CHOICE_BARRIERS + BISECT_BARRIERS;
-    const CUT_WARP: u32 = INCLUSIVE_SUM_SHUFFLES + 2 * SUM_WARP;
+    const CUT_WARP: u32 = INCLUSIVE_SUM_SHUFFLES + SUM_WARP;
     // members: neighbours make a word; two sums.
     const MEMBERS_BARRIERS: u32 = SYNC_THREADS;
     const MEMBERS_WARP: u32 = 3 * ONE;

@@ -6,7 +6,7 @@ use crate::device::shared::dynamic_shared_mem;
 use crate::device::{block, thread};
 use crate::kernel::{In, Out};
 use crate::step::{Regions, StepShape};
-use crate::tuple_counts::tuple_of_key;
+use crate::tuple_counts::tuple;
 use crate::weights::LISTED;
 
 /// Bits of the members of sixteen keys that are above the cut.
@@ -15,7 +15,7 @@ const ABOVE_BITS: u32 = 0x5555_5555;
 const TIE_BITS: u32 = 0xaaaa_aaaa;
 
 /// Writes the heavy positions of the block's keys, and the weights that differ from the last step's. With
-/// no `before` none of the block's keys is taken.
+/// no `before` none of the block's keys is taken. `codes` are those of the thread's first keys.
 ///
 /// # Safety
 /// Every thread of the block is here; the buffers are as the kernel's documentation says.
@@ -27,7 +27,7 @@ pub(super) unsafe fn write_keys(
     place: &Place,
     (start, end): (u32, u32),
     before: Option<Before>,
-    codes: In<u8>,
+    mut codes: Codes,
     positions: Out<i32>,
     listed: Out<u16>,
     weights: Out<f32>,
@@ -37,6 +37,9 @@ pub(super) unsafe fn write_keys(
         ties: 0,
         ties_taken: 0,
     });
+    let positions = positions
+        .from(place.row as usize * shape.list_stride as usize)
+        .from(regions.sink_end as usize);
     let block_end = (place.first_key() + place.keys_per_block)
         .min(regions.seq_len.saturating_sub(shape.init_offset));
     let mut tile_first = place.first_key();
@@ -48,7 +51,13 @@ pub(super) unsafe fn write_keys(
         let mut bits = 0;
         if before.is_some() && candidates != 0 {
             // SAFETY: members are written; the thread has a candidate.
-            bits = unsafe { look_up(shape, place, first, start, end, codes) } & candidates;
+            bits = unsafe { codes.look_up(shape, first, start, end) } & candidates;
+        }
+        tile_first += KEYS_PER_TILE;
+        let is_last = tile_first >= block_end;
+        if !is_last {
+            // SAFETY: the block has these keys.
+            unsafe { codes.load(shape, first + KEYS_PER_TILE, start, end) };
         }
         let counts = (bits & ABOVE_BITS).count_ones() | (bits & TIE_BITS).count_ones() << 16;
         // SAFETY: every thread is here: the loop is the same in the whole block. The scratch was last used
@@ -65,11 +74,9 @@ pub(super) unsafe fn write_keys(
             },
             |i, slot| {
                 if !regions.list_all {
-                    let entry = place.row as usize * shape.list_stride as usize
-                        + (regions.sink_end + slot) as usize;
                     // SAFETY: slots count the candidates taken before, heavy_k in all: each entry is
                     // written once.
-                    unsafe { positions.set(entry, (shape.init_offset + first + i) as i32) };
+                    unsafe { positions.set(slot as usize, (shape.init_offset + first + i) as i32) };
                 }
             },
         );
@@ -77,90 +84,105 @@ pub(super) unsafe fn write_keys(
             // SAFETY: the sixteen keys are this thread's.
             unsafe { write_weights(shape, regions, place, first, taken, listed, weights) };
         }
-        before_tile.above += total & 0xffff;
-        before_tile.ties += total >> 16;
-        tile_first += KEYS_PER_TILE;
-        scratch ^= layout::SUMS ^ layout::OTHER_SUMS;
-        if tile_first >= block_end {
+        if is_last {
             break;
         }
+        before_tile.above += total & 0xffff;
+        before_tile.ties += total >> 16;
+        scratch ^= layout::SUMS ^ layout::OTHER_SUMS;
     }
 }
 
-/// The members' bits of the thread's sixteen keys from `first` on; those of other keys than candidates are
-/// any.
-///
-/// # Safety
-/// Members are written, and one of the keys is a candidate: of those from `start` to `end`.
-#[inline(always)]
-unsafe fn look_up(
-    shape: &StepShape,
-    place: &Place,
-    first: u32,
-    start: u32,
-    end: u32,
-    codes: In<u8>,
-) -> u32 {
-    let group = shape.group_of_row(place.row);
-    let m = shape.num_subvectors;
-    let at = (group as usize * shape.code_capacity as usize + first as usize) * m as usize;
-    // The new key, which another block encodes at this moment, is `window` behind the last candidate.
-    let alone = shape.window >= KEYS_PER_THREAD;
-    // SAFETY: capacity and `first` are multiples of sixteen keys, so vectors of sixteen codes are aligned
-    // and inside the capacity.
-    unsafe {
-        match m {
-            1 if alone => look_up_all::<1>(shape, codes, at),
-            2 if alone => look_up_all::<2>(shape, codes, at),
-            4 if alone => look_up_all::<4>(shape, codes, at),
-            _ => {
-                let mut bits = 0;
-                let mut key = first.max(start);
-                while key < end.min(first + KEYS_PER_THREAD) {
-                    let tuple = tuple_of_key(shape, codes, group, key);
-                    bits |= members::of_tuple(tuple) << (2 * (key - first));
-                    key += 1;
-                }
-                bits
-            }
+/// Codes of a thread's sixteen keys: loaded before they are needed where there are two a key.
+pub(super) struct Codes {
+    /// The group's.
+    all: In<u8>,
+    loaded: [[u32; 4]; 2],
+}
+
+impl Codes {
+    /// The codes of a group; those of the thread's first keys are loaded.
+    ///
+    /// # Safety
+    /// The buffers are as the kernel's documentation says; candidates go from `start` to `end`.
+    #[inline(always)]
+    pub(super) unsafe fn new(
+        shape: &StepShape,
+        place: &Place,
+        start: u32,
+        end: u32,
+        codes: In<u8>,
+    ) -> Self {
+        let group_len = shape.code_capacity as usize * shape.num_subvectors as usize;
+        let mut codes = Codes {
+            all: codes.from(place.group as usize * group_len),
+            loaded: [[0; 4]; 2],
+        };
+        let first = place.first_key() + thread::thread_idx_x() * KEYS_PER_THREAD;
+        // SAFETY: the caller's.
+        unsafe { codes.load(shape, first, start, end) };
+        codes
+    }
+
+    /// Loads the codes of the sixteen keys from `first` on, if one of them is a candidate.
+    ///
+    /// # Safety
+    /// As [`Codes::new`].
+    #[inline(always)]
+    unsafe fn load(&mut self, shape: &StepShape, first: u32, start: u32, end: u32) {
+        if is_loaded_early(shape) && first < end && first + KEYS_PER_THREAD > start {
+            let at = 2 * first as usize;
+            // SAFETY: capacity and `first` are multiples of sixteen keys, so vectors are aligned and
+            // inside the capacity.
+            unsafe { self.loaded = [self.all.get16(at), self.all.get16(at + 16)] };
         }
     }
+
+    /// The members' bits of the sixteen keys from `first` on, whose codes are loaded; those of other keys
+    /// than candidates are any.
+    ///
+    /// # Safety
+    /// Members are written, and one of the keys is a candidate.
+    #[inline(always)]
+    unsafe fn look_up(&self, shape: &StepShape, first: u32, start: u32, end: u32) -> u32 {
+        let mut bits = 0u32;
+        if is_loaded_early(shape) {
+            let second = 2 << shape.bits;
+            macro_rules! keys {
+                ($($key:literal)*) => {
+                    $({
+                        let codes = self.loaded[$key / 8][$key / 2 % 4] >> ($key % 2 * 16);
+                        let twice = (codes & 0xff) * 2 + (codes >> 8 & 0xff) * second;
+                        // SAFETY: codes are below 2^bits, so the tuple is one of the format's.
+                        let member = unsafe { members::of_tuple(twice) };
+                        bits = bits >> 2 | member << 30;
+                    })*
+                };
+            }
+            keys!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+            return bits;
+        }
+        let m = shape.num_subvectors;
+        let mut key = first.max(start);
+        while key < end.min(first + KEYS_PER_THREAD) {
+            let at = (key * m) as usize;
+            // SAFETY: a candidate's codes are written and below 2^bits.
+            let member = unsafe {
+                let tuple = tuple(m, shape.bits, |j| u32::from(self.all.get(at + j as usize)));
+                members::of_tuple(2 * tuple)
+            };
+            bits |= (member & (members::ABOVE | members::TIE)) << (2 * (key - first));
+            key += 1;
+        }
+        bits
+    }
 }
 
-/// [`look_up`] of keys with `M` codes each, sixteen codes at a time.
-///
-/// # Safety
-/// As [`look_up`]; byte `at` is the first key's, a multiple of 16, and nobody writes the codes.
+/// Whether sixteen keys' codes are loaded at once: two a key. The new key, which another block encodes at
+/// this moment, must not be among them: it is `window` behind the last candidate.
 #[inline(always)]
-unsafe fn look_up_all<const M: usize>(shape: &StepShape, codes: In<u8>, at: usize) -> u32 {
-    let mask = shape.num_centroids() - 1;
-    let mut bits = 0;
-    // SAFETY: the caller's.
-    let vectors: [[u32; 4]; M] = core::array::from_fn(|i| unsafe { codes.get16(at + 16 * i) });
-    macro_rules! keys {
-        ($($key:literal)*) => {
-            $({
-                let mut tuple = 0;
-                macro_rules! code {
-                    ($j:literal) => {
-                        if $j < M {
-                            let byte = $key * M + $j;
-                            let code = vectors[byte / 16 % M][byte / 4 % 4] >> (8 * (byte % 4)) & mask;
-                            tuple |= code << ($j * shape.bits);
-                        }
-                    };
-                }
-                code!(0);
-                code!(1);
-                code!(2);
-                code!(3);
-                // SAFETY: members are written, and a tuple of the format has some.
-                bits |= unsafe { members::of_tuple(tuple) } << (2 * $key);
-            })*
-        };
-    }
-    keys!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
-    bits
+fn is_loaded_early(shape: &StepShape) -> bool {
+    shape.num_subvectors == 2 && shape.window >= KEYS_PER_THREAD
 }
 
 /// Goes through members' bits in order and calls `write` with each key taken and its place among the

@@ -1,6 +1,6 @@
 //! The row's table in shared memory, and the range of the scores it can give.
 
-use super::{NUM_BINS, THREADS, layout};
+use super::{NUM_BINS, Place, THREADS, layout};
 use crate::device::shared::dynamic_shared_mem;
 use crate::device::{thread, warp};
 use crate::float::fma;
@@ -12,6 +12,8 @@ use crate::step::StepShape;
 
 /// Threads that share an entry, each with two of its eight partial sums.
 const THREADS_PER_ENTRY: u32 = 4;
+/// Rounds of partial sums whose components are loaded together.
+const BATCH: usize = 8;
 
 /// A linear map of scores to bins, non-decreasing in the score, whatever rounding does. Where the range
 /// is not finite, or empty, all scores go to bin 0.
@@ -30,71 +32,157 @@ impl Range {
     }
 }
 
-/// Builds the table and clears what the later parts count in.
+/// A thread's part of a table entry: where its components are, and the first of them.
+pub(super) struct Part {
+    entry: u32,
+    in_use: bool,
+    queries: In<f32>,
+    centroids: In<f32>,
+    first: [([f32; 2], [f32; 2]); BATCH],
+}
+
+/// Whether the first components are loaded by [`Part::load`].
+#[inline(always)]
+fn has_batch(sub_dim: u32) -> bool {
+    sub_dim % LANES as u32 == 0 && sub_dim >= (BATCH * LANES) as u32
+}
+
+impl Part {
+    /// The thread's part in round `round`, whose loads are under way.
+    ///
+    /// # Safety
+    /// The buffers are as the kernel's documentation says.
+    #[inline(always)]
+    pub(super) unsafe fn load(
+        shape: &StepShape,
+        place: &Place,
+        round: u32,
+        centroids: In<f32>,
+        queries: In<f32>,
+    ) -> Self {
+        let table_len = shape.table_len();
+        let sub_dim = place.sub_dim;
+        let t = thread::thread_idx_x();
+        let entry = round * (THREADS / THREADS_PER_ENTRY) + t / THREADS_PER_ENTRY;
+        let in_use = entry < table_len;
+        let entry = entry.min(table_len - 1);
+        let lane = 2 * (t % THREADS_PER_ENTRY);
+        // The row's query and the group's centroids, from the thread's first component of each.
+        let queries = queries
+            .from(place.row as usize * shape.head_dim as usize)
+            .from(((entry >> shape.bits) * sub_dim + lane) as usize);
+        let centroids = centroids
+            .from(place.group as usize * (table_len * sub_dim) as usize)
+            .from((entry * sub_dim + lane) as usize);
+        let mut first = [([0.0; 2], [0.0; 2]); BATCH];
+        if has_batch(sub_dim) {
+            macro_rules! load {
+                ($($k:literal)*) => {
+                    $(
+                        // SAFETY: the entry is the table's, and has that many components; places are
+                        // even, as sub-vectors are multiples of eight.
+                        first[$k] = unsafe { (queries.get2($k * LANES), centroids.get2($k * LANES)) };
+                    )*
+                };
+            }
+            load!(0 1 2 3 4 5 6 7);
+        }
+        Part {
+            entry,
+            in_use,
+            queries,
+            centroids,
+            first,
+        }
+    }
+
+    /// The two partial sums, as [`partial_sums`] has them.
+    ///
+    /// # Safety
+    /// As [`Part::load`].
+    #[inline(always)]
+    unsafe fn sums(&self, sub_dim: u32) -> [f32; 2] {
+        let sub_dim = sub_dim as usize;
+        let lane = 2 * (thread::thread_idx_x() % THREADS_PER_ENTRY) as usize;
+        if sub_dim % LANES != 0 {
+            // SAFETY: the caller's: component `lane + i` of the sub-vector is element `i`.
+            return unsafe {
+                partial_sums::<2>(
+                    lane,
+                    sub_dim,
+                    |i| self.queries.get(i - lane),
+                    |i| self.centroids.get(i - lane),
+                )
+            };
+        }
+        let (mut a, mut b) = (0.0f32, 0.0f32);
+        let mut done = 0;
+        if has_batch(sub_dim as u32) {
+            macro_rules! add {
+                ($($k:literal)*) => {
+                    $(
+                        let (q, c) = self.first[$k];
+                        a = fma(q[0], c[0], a);
+                        b = fma(q[1], c[1], b);
+                    )*
+                };
+            }
+            add!(0 1 2 3 4 5 6 7);
+            done = BATCH * LANES;
+        }
+        while done < sub_dim {
+            // SAFETY: as above.
+            let (q, c) = unsafe { (self.queries.get2(done), self.centroids.get2(done)) };
+            a = fma(q[0], c[0], a);
+            b = fma(q[1], c[1], b);
+            done += LANES;
+        }
+        [a, b]
+    }
+}
+
+/// Builds the table, the thread's part of the first round being loaded.
 ///
 /// # Safety
-/// Every thread of the block is here; the buffers are as the kernel's documentation says.
+/// Every thread of the block is here, and [`clear`] was a barrier ago; the buffers are as the kernel's
+/// documentation says.
 #[inline(always)]
 pub(super) unsafe fn build(
     shape: &StepShape,
-    row: u32,
+    place: &Place,
+    mut part: Part,
     centroids: In<f32>,
     queries: In<f32>,
 ) -> Range {
     let mins = dynamic_shared_mem::<u32>(layout::MINS);
     let maxs = dynamic_shared_mem::<u32>(layout::MAXS);
     let table = dynamic_shared_mem::<f32>(layout::TABLE);
-    // SAFETY: each thread has its own words; the barrier stands before their use.
-    unsafe {
-        clear();
-        thread::sync_threads();
-    }
-
-    let table_len = shape.table_len();
-    let sub_dim = shape.sub_dim() as usize;
-    let group = shape.group_of_row(row);
-    let part = thread::thread_idx_x() % THREADS_PER_ENTRY;
-    let mut first = 0;
-    while first < table_len {
-        let entry = first + thread::thread_idx_x() / THREADS_PER_ENTRY;
-        let in_use = entry < table_len;
-        let entry = entry.min(table_len - 1);
-        let subvector = entry >> shape.bits;
-        let query_at = row as usize * shape.head_dim as usize + subvector as usize * sub_dim;
-        let centroid_at = (group as usize * table_len as usize + entry as usize) * sub_dim;
-        // SAFETY: the entry is the table's, so the reads are inside the buffers. All threads of the
-        // block run this loop alike, so warps are whole at the shuffles.
+    let mut round = 0;
+    loop {
+        // SAFETY: all threads of the block run this loop alike, so warps are whole at the shuffles.
         unsafe {
-            let [a, b] = two_sums(
-                2 * part as usize,
-                sub_dim,
-                queries,
-                query_at,
-                centroids,
-                centroid_at,
-            );
+            let [a, b] = part.sums(place.sub_dim);
             // ((0+1)+(2+3)) + ((4+5)+(6+7)): this thread's pair, the neighbour's, the other half's.
             let pair = a + b;
             let half = pair + f32::from_bits(warp::warp_shuffle_xor(pair.to_bits(), 1));
             let value = half + f32::from_bits(warp::warp_shuffle_xor(half.to_bits(), 2));
-            if in_use && part == 0 {
-                table.set(entry, value);
+            if part.in_use && thread::thread_idx_x() % THREADS_PER_ENTRY == 0 {
+                table.set(part.entry, value);
             }
+            // A warp's eight entries are of one sub-vector: codes have at least three bits.
             let key = order_key(value);
-            if shape.bits >= 3 {
-                // A warp's eight entries are of one sub-vector.
-                let least = warp::reduce_min(if in_use { key } else { u32::MAX });
-                let most = warp::reduce_max(if in_use { key } else { 0 });
-                if warp::lane_id() == 0 {
-                    mins.atomic_min(subvector, least);
-                    maxs.atomic_max(subvector, most);
-                }
-            } else if in_use && part == 0 {
-                mins.atomic_min(subvector, key);
-                maxs.atomic_max(subvector, key);
+            let least = warp::reduce_min(if part.in_use { key } else { u32::MAX });
+            let most = warp::reduce_max(if part.in_use { key } else { 0 });
+            if warp::lane_id() == 0 {
+                mins.atomic_min(part.entry >> shape.bits, least);
+                maxs.atomic_max(part.entry >> shape.bits, most);
             }
+            round += 1;
+            if round * (THREADS / THREADS_PER_ENTRY) >= shape.table_len() {
+                break;
+            }
+            part = Part::load(shape, place, round, centroids, queries);
         }
-        first += THREADS / THREADS_PER_ENTRY;
     }
     // SAFETY: every thread of the block is here.
     unsafe { thread::sync_threads() };
@@ -118,76 +206,20 @@ pub(super) unsafe fn build(
     }
 }
 
-/// Partial sums `first` and `first + 1` of a table entry, as [`partial_sums`] has them: where components
-/// are aligned, the loads of 64 are under way before the first is used.
+/// Clears what the step counts in.
 ///
-/// # Safety
-/// `sub_dim` components of both buffers from the given places on are there; `first` is even.
-#[inline(always)]
-unsafe fn two_sums(
-    first: usize,
-    sub_dim: usize,
-    queries: In<f32>,
-    query_at: usize,
-    centroids: In<f32>,
-    centroid_at: usize,
-) -> [f32; 2] {
-    /// Iterations whose loads are issued together.
-    const BATCH: usize = 8;
-    if sub_dim % LANES != 0 {
-        // SAFETY: the caller's.
-        return unsafe {
-            partial_sums::<2>(
-                first,
-                sub_dim,
-                |i| queries.get(query_at + i),
-                |i| centroids.get(centroid_at + i),
-            )
-        };
-    }
-    let (mut a, mut b) = (0.0f32, 0.0f32);
-    let mut i = first;
-    while i + (BATCH - 1) * LANES < sub_dim {
-        macro_rules! batch {
-            ($($k:literal)*) => {
-                // SAFETY: the caller's; the places are even, as sub-vectors are multiples of eight.
-                let loaded = unsafe {
-                    [$((queries.get2(query_at + i + $k * LANES), centroids.get2(centroid_at + i + $k * LANES))),*]
-                };
-                $(
-                    let (q, c) = loaded[$k];
-                    a = fma(q[0], c[0], a);
-                    b = fma(q[1], c[1], b);
-                )*
-            };
-        }
-        batch!(0 1 2 3 4 5 6 7);
-        i += BATCH * LANES;
-    }
-    while i < sub_dim {
-        // SAFETY: as above.
-        let (q, c) = unsafe { (queries.get2(query_at + i), centroids.get2(centroid_at + i)) };
-        a = fma(q[0], c[0], a);
-        b = fma(q[1], c[1], b);
-        i += LANES;
-    }
-    [a, b]
-}
-
 /// # Safety
 /// A barrier follows before anything else is done with the words.
 #[inline(always)]
-unsafe fn clear() {
+pub(super) unsafe fn clear() {
     let t = thread::thread_idx_x();
     // SAFETY: the launch gives the block the layout; each thread has its own words.
     unsafe {
         // 512 threads x 4 = 2048 bins.
         dynamic_shared_mem::<u32>(layout::BINS).set4(4 * t, [0; 4]);
-        if t < crate::config::MAX_SUBVECTORS {
+        if t < layout::NUM_SMALL {
             dynamic_shared_mem::<u32>(layout::MINS).set(t, u32::MAX);
             dynamic_shared_mem::<u32>(layout::MAXS).set(t, 0);
-        }
-        if t < layout::NUM_FIGURES {
             dynamic_shared_mem::<u32>(layout::FIGURES).set(t, 0);
         }
     }

@@ -2,7 +2,7 @@
 
 use cust::stream::Stream;
 use gpu_kernels::select_tuples::{KEYS_PER_THREAD, KEYS_PER_TILE, SelectTuples};
-use gpu_kernels::select_tuples::{append_blocks, append_tasks, layout};
+use gpu_kernels::select_tuples::{append_tasks, layout};
 use gpu_kernels::step::StepShape;
 use gpu_kernels::tuple_counts::{NOT_COUNTED, NUM_TUPLES, TupleCounts, fits};
 
@@ -112,16 +112,13 @@ impl Enqueuer<'_> {
             listed: tuples.listed.output(),
             weights: list.weights.output(),
             new_tokens: new_tokens as u32,
-            num_rows: self.rows() as u32,
-            num_blocks: blocks.num_blocks,
             tiles_per_block: blocks.tiles_per_block,
+            num_blocks: blocks.num_blocks,
+            rows_per_group: self.shape.rows_per_group(),
+            sub_dim: self.shape.sub_dim(),
             shape: *self.shape,
         };
-        let append = match new_tokens {
-            0 => 0,
-            _ => append_blocks(tuples.groups as u32, self.shape.num_subvectors) as usize,
-        };
-        let grid = Grid(self.rows() * blocks.num_blocks as usize + append, 1);
+        let grid = Grid(self.rows(), blocks.num_blocks as usize + new_tokens);
         // SAFETY: the caller's, see the type; the variant was chosen for this shape.
         unsafe { launch(self.device, self.stream, grid, layout::WORDS, &args)? };
         Ok(1)
