@@ -73,11 +73,11 @@ pub(crate) unsafe fn encode(
     Nearest::from_bits(unsafe { warp::reduce_max_u64(nearest.to_bits()) }).index() as u8
 }
 
-/// Writes the code of sub-vector `subvector` of the key at `position`, by the warp's lane 0. Keys before
-/// `init_offset` have no codes, and none is written past the capacity.
+/// Writes the code of sub-vector `subvector` of the key at `position`. Keys before `init_offset` have no
+/// codes, and none is written past the capacity.
 ///
 /// # Safety
-/// No other warp writes or reads the code; `codes` has the length that the kernel `codes` documents.
+/// No other thread writes or reads the code; `codes` has the length that the kernel `codes` documents.
 #[cfg(target_arch = "nvptx64")]
 #[inline(always)]
 pub(crate) unsafe fn store(
@@ -90,7 +90,7 @@ pub(crate) unsafe fn store(
 ) {
     let in_range =
         position >= shape.init_offset && position - shape.init_offset < shape.code_capacity;
-    if crate::device::warp::lane_id() == 0 && in_range {
+    if in_range {
         let key =
             group as usize * shape.code_capacity as usize + (position - shape.init_offset) as usize;
         // SAFETY: the position is inside the group's capacity; the rest is the caller's promise.
@@ -139,7 +139,11 @@ kernel! {
             };
 
             // SAFETY: no other warp has this token and sub-vector.
-            unsafe { store(&shape, group, seq_len + first_token + token, subvector, code, codes) };
+            unsafe {
+                if warp::lane_id() == 0 {
+                    store(&shape, group, seq_len + first_token + token, subvector, code, codes);
+                }
+            }
             task += thread::grid_dim_y() * warps;
         }
     }

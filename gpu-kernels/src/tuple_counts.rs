@@ -8,8 +8,9 @@
 //! What is kept for each group:
 //!
 //! - `counts` `[2, NUM_TUPLES]`. A step that makes the context `seq_len` long reads half `seq_len % 2`,
-//!   which has the candidates of length `seq_len - 1`, and adds the one that came since for itself.
-//!   Meanwhile it brings the other half up to `seq_len`. So no step writes what it reads.
+//!   which has the candidates of that length. Meanwhile it brings the other half up to `seq_len + 1`: the
+//!   two candidates that are new there have left the window, or leave it next. So no step writes what it
+//!   reads.
 //! - `counted` `[2]`: behind the last candidate in each half, as an index of codes.
 //! - `prefixes` `[num_blocks, NUM_TUPLES]`: the counts before each block of keys, for blocks that begin
 //!   behind the first candidate. Written when the candidates' end reaches the block's first key, and read
@@ -25,6 +26,8 @@ pub const NUM_TUPLES: u32 = 1 << MAX_TUPLE_BITS;
 /// What `counted` holds before anything is counted.
 pub const NOT_COUNTED: u32 = u32::MAX;
 
+/// Smallest window: the candidates of the next step must have their codes in this.
+pub const MIN_WINDOW: u32 = 2;
 /// Fewest bits of a code: eight neighbouring tuples differ in their first code alone.
 pub const MIN_BITS: u32 = 3;
 
@@ -75,56 +78,6 @@ pub(crate) unsafe fn tuple_of_key(shape: &StepShape, codes: In<u8>, group: u32, 
     })
 }
 
-/// Brings the half of a group's counts that the next step reads up to `seq_len`: what each step does.
-///
-/// # Safety
-/// All 32 lanes of a warp are here, no other warp of the grid does the same for the group, and nobody reads
-/// that half; the buffers are as the module says.
-#[cfg(target_arch = "nvptx64")]
-#[inline(always)]
-pub(crate) unsafe fn advance(
-    shape: &StepShape,
-    group: u32,
-    seq_len: u32,
-    codes: In<u8>,
-    counts: Out<u32>,
-    counted: Out<u32>,
-    prefixes: Out<u32>,
-    keys_per_block: u32,
-    num_blocks: u32,
-) {
-    use crate::device::warp;
-
-    let half = (2 * group + (seq_len + 1) % 2) as usize;
-    let counts_at = half * NUM_TUPLES as usize;
-    let (start, end) = candidates(shape, seq_len);
-    let lane = warp::lane_id();
-    // SAFETY: the counts of a tuple are one lane's alone, by fours; the rest is the caller's promise.
-    unsafe {
-        let before = if lane == 0 { counted.get(half) } else { 0 };
-        let mut key = warp::warp_shuffle_idx(before, 0).max(start);
-        while key < end {
-            let tuple = tuple_of_key(shape, codes, group, key);
-            if tuple / 4 % 32 == lane {
-                let at = counts_at + tuple as usize;
-                counts.set(at, counts.get(at) + 1);
-            }
-            key += 1;
-            if key == end && end % keys_per_block == 0 && end / keys_per_block < num_blocks {
-                let block = (group * num_blocks + end / keys_per_block) as usize;
-                let mut i = 4 * lane as usize;
-                while i < NUM_TUPLES as usize {
-                    prefixes.set4(block * NUM_TUPLES as usize + i, counts.get4(counts_at + i));
-                    i += 4 * 32;
-                }
-            }
-        }
-        if lane == 0 {
-            counted.set(half, end);
-        }
-    }
-}
-
 kernel! {
     /// Counts both halves for lengths that came about otherwise than by steps: what is new since the
     /// last count, or everything when the context has become shorter.
@@ -144,7 +97,7 @@ kernel! {
         // SAFETY: one length for each row.
         let seq_len = unsafe { seq_lens.get((group * shape.rows_per_group()) as usize) };
         let is_ahead = seq_len % 2 != half;
-        let (start, end) = candidates(&shape, if is_ahead { seq_len } else { seq_len.saturating_sub(1) });
+        let (start, end) = candidates(&shape, seq_len + u32::from(is_ahead));
         let (start, end) = (thread::opaque(start), thread::opaque(end));
         let counts_at = thread::block_idx_x() as usize * NUM_TUPLES as usize;
         // SAFETY: two words a group; written by this block alone, behind the barriers.
@@ -172,7 +125,7 @@ kernel! {
                     key += thread::block_dim_x();
                 }
                 thread::sync_threads();
-                if is_ahead && stop == next_block * keys_per_block && next_block < num_blocks {
+                if !is_ahead && stop == next_block * keys_per_block && next_block < num_blocks {
                     let prefix_at = (group * num_blocks + next_block) as usize * NUM_TUPLES as usize;
                     let mut i = t;
                     while i < NUM_TUPLES {

@@ -4,10 +4,10 @@ use super::table::Range;
 use super::{MAX_RANKED, NUM_BINS, Place, THREADS, layout};
 use crate::device::shared::dynamic_shared_mem;
 use crate::device::{block, thread};
-use crate::kernel::{In, Out};
+use crate::kernel::Out;
 use crate::order::{order_key, score_of_key};
 use crate::step::StepShape;
-use crate::tuple_counts::{self, NUM_TUPLES, candidates, code_of_tuple};
+use crate::tuple_counts::{NUM_TUPLES, code_of_tuple};
 
 /// Neighbouring tuples that a thread has.
 pub(super) const PER_THREAD: usize = (NUM_TUPLES / THREADS) as usize;
@@ -61,6 +61,7 @@ impl Cut {
 }
 
 /// How many candidates have each of a thread's tuples.
+#[derive(Clone, Copy)]
 pub(super) struct Counts([u32; PER_THREAD]);
 
 /// A thread's tuples, from `first` on.
@@ -108,31 +109,36 @@ impl Counts {
     /// # Safety
     /// The buffers are as the kernel's documentation says.
     #[inline(always)]
-    pub(super) unsafe fn load(
-        shape: &StepShape,
-        place: &Place,
-        seq_len: u32,
-        codes: In<u8>,
-        tuple_counts: Out<u32>,
-    ) -> Self {
-        let half = (2 * place.group + seq_len % 2) as usize * NUM_TUPLES as usize;
+    pub(super) unsafe fn load(place: &Place, seq_len: u32, tuple_counts: Out<u32>) -> Self {
+        let half = (2 * place.group + seq_len % 2) as usize;
         // SAFETY: the half that no block of this step writes.
-        let mut counts = unsafe { load_counts(tuple_counts.from(half), first_tuple() as usize) };
-        // The candidate that came since that half was counted.
-        let (end, before) = (
-            candidates(shape, seq_len).1,
-            candidates(shape, seq_len.saturating_sub(1)).1,
-        );
-        let mut newest = NUM_TUPLES;
-        if end > before {
-            // SAFETY: its codes were written by an earlier step: it has left the window.
-            newest = unsafe { tuple_counts::tuple_of_key(shape, codes, place.group, end - 1) };
+        Counts(unsafe {
+            load_counts(
+                tuple_counts.from(half * NUM_TUPLES as usize),
+                first_tuple() as usize,
+            )
+        })
+    }
+
+    /// The counts before block `end / keys_per_block` of keys, if the candidates end where it begins, for later
+    /// steps.
+    ///
+    /// # Safety
+    /// No other block of the grid has the group's, and the buffers are as the kernel's documentation says.
+    #[inline(always)]
+    pub(super) unsafe fn keep(&self, place: &Place, end: u32, prefixes: Out<u32>) {
+        let block = end / place.keys_per_block;
+        if end % place.keys_per_block != 0 || block >= place.num_blocks {
+            return;
         }
-        let newest = newest.wrapping_sub(first_tuple());
-        each_tuple!(I, {
-            counts[I] += u32::from(newest == I as u32);
-        });
-        Counts(counts)
+        let block = (place.group * place.num_blocks + block) as usize;
+        let at = block * NUM_TUPLES as usize + first_tuple() as usize;
+        let [a, b, c, d, e, f, g, h] = self.0;
+        // SAFETY: each thread has its own eight words.
+        unsafe {
+            prefixes.set4(at, [a, b, c, d]);
+            prefixes.set4(at + 4, [e, f, g, h]);
+        }
     }
 }
 
@@ -169,13 +175,11 @@ impl Tuples {
             bins: [0; PER_THREAD],
         };
         each_tuple!(I, {
+            let bin = range.bin(tuples.scores[I]);
+            // SAFETY: until the barrier the bins are only added to.
+            unsafe { bins.atomic_add(bin, tuples.counts[I]) };
             // Where a tuple has no candidates, no bin.
-            tuples.bins[I] = NUM_BINS;
-            if tuples.counts[I] > 0 {
-                tuples.bins[I] = range.bin(tuples.scores[I]);
-                // SAFETY: the bin is one; until the barrier it is added to.
-                unsafe { bins.atomic_add(tuples.bins[I], tuples.counts[I]) };
-            }
+            tuples.bins[I] = if tuples.counts[I] > 0 { bin } else { NUM_BINS };
         });
         tuples
     }

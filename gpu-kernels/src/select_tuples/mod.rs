@@ -68,8 +68,27 @@ pub mod layout {
     pub const MEMBERS: u32 = TABLE + TABLE_WORDS;
     /// Copies of [`MEMBERS`]: fewer lanes of a warp meet in a bank.
     pub const MEMBER_COPIES: u32 = 8;
+    const STEP_WORDS: u32 = MEMBERS + NUM_TUPLES / 16 * MEMBER_COPIES;
+
+    // Blocks that encode have the memory for themselves.
+    /// Best affinity of each sub-vector, as an order key.
+    pub const BEST: u32 = 0;
+    /// The first centroid that has it.
+    pub const BEST_INDEX: u32 = BEST + NUM_SMALL;
+    /// The new key.
+    pub const NEW_KEY: u32 = BEST_INDEX + NUM_SMALL;
+    /// The group's centroids, where they fit.
+    pub const CENTROIDS: u32 = NEW_KEY + 256;
+    /// Words of [`CENTROIDS`]: 128 of 64 components and a word more each.
+    pub const CENTROID_WORDS: u32 = 128 * 65;
+    const ENCODE_WORDS: u32 = CENTROIDS + CENTROID_WORDS;
+
     /// All of it.
-    pub const WORDS: u32 = MEMBERS + NUM_TUPLES / 16 * MEMBER_COPIES;
+    pub const WORDS: u32 = if STEP_WORDS > ENCODE_WORDS {
+        STEP_WORDS
+    } else {
+        ENCODE_WORDS
+    };
 
     // `members` takes a tuple's copies for 32 bytes from a multiple of 32 on.
     const _: () = assert!(MEMBER_COPIES == 8 && MEMBERS % 8 == 0);
@@ -79,15 +98,15 @@ pub mod layout {
 kernel! {
     /// One whole step: appends `new_tokens` (0 or 1) keys a group, advances the lengths, selects.
     ///
-    /// Grid: (rows, `num_blocks`), and with a new token one more along y, whose warps do the
-    /// [`append_tasks`]. Block y of a row has the keys from `y * tiles_per_block * KEYS_PER_TILE` on. Dynamic
-    /// shared memory: [`layout::WORDS`] words. `rows_per_group` and `sub_dim` are the shape's.
-    /// `code_capacity` is a multiple of 16, and `window` at least 1 with a new token: the new key is no
-    /// candidate of its own step.
+    /// Grid: (rows, `num_blocks`), and with a new token one more along y, whose first blocks encode a
+    /// group's key each. Block y of a row has the keys from `y * tiles_per_block * KEYS_PER_TILE` on.
+    /// Dynamic shared memory: [`layout::WORDS`] words. `rows_per_group` and `sub_dim` are the shape's.
+    /// `code_capacity` is a multiple of 16, and `window` at least
+    /// [`MIN_WINDOW`](crate::tuple_counts::MIN_WINDOW).
     ///
     /// `centroids` `[groups, m, 2^bits, sub_dim]`, `half_norms` `[groups, m, 2^bits]`,
     /// `new_keys` `[groups, 1, head_dim]`, `queries` `[rows, head_dim]`, `seq_lens`
-    /// `[num_blocks, rows]` and behind them `[groups, m + 1]`: each reader has its own copy and
+    /// `[num_blocks, rows]` and behind them `[groups]`: each reader has its own copy and
     /// advances it; `codes` `[groups, code_capacity, m]`; `tuple_counts`, `counted` and `prefixes`
     /// as [`crate::tuple_counts`] says; `positions` `[rows, list_stride]`, `lengths` `[rows]`, `listed`
     /// `[rows, code_capacity / 16]`: bit `i % 16` of word `i / 16` tells whether key `i` has a weight
@@ -114,14 +133,17 @@ kernel! {
         if block == num_blocks {
             // SAFETY: the whole block is here; the rest is the caller's promise.
             unsafe {
-                append::run(
-                    &shape, rows_per_group, num_blocks, keys_per_block, centroids, half_norms,
-                    new_keys, seq_lens, codes, tuple_counts, counted, prefixes,
-                );
+                if row * rows_per_group < thread::grid_dim_x() {
+                    append::encode(
+                        &shape, sub_dim, num_blocks, centroids, half_norms, new_keys, seq_lens,
+                        codes,
+                    );
+                }
             }
             return;
         }
         let group = if rows_per_group == 1 { row } else { row / rows_per_group };
+        let is_groups_first = block == 0 && group * rows_per_group == row;
         let place = Place { row, group, block, num_blocks, keys_per_block, sub_dim };
         let seq_len_at = (block * thread::grid_dim_x() + row) as usize;
         // SAFETY: the copy of the length is this block's; it is written at the end, when all threads have
@@ -135,13 +157,19 @@ kernel! {
             let (start, end) = candidates(&shape, seq_len);
             let heavy_k = regions.heavy_k(shape.heavy).min(end - start);
             let is_needed = heavy_k > 0 && place.first_key() < end;
-            let counts = Counts::load(&shape, &place, seq_len, codes.as_input(), tuple_counts);
+            let counts = Counts::load(&place, seq_len, tuple_counts);
+            let appends = is_groups_first && new_tokens == 1;
             index_list::write_fixed(&shape, &regions, row, block, num_blocks, positions, lengths);
             if shape.weights_stride != 0 {
                 weights_stage::write_before_codes(&shape, &regions, row, block, num_blocks, weights);
             }
             thread::sync_threads();
             let range = table::build(&shape, &place, part, centroids, queries);
+            let mut next_tuple = None;
+            if appends {
+                next_tuple = append::next_tuple(&shape, &place, seq_len, codes.as_input());
+                counts.keep(&place, end, prefixes);
+            }
             let codes = output::Codes::new(&shape, &place, start, end, codes.as_input());
             let mut before = None;
             if is_needed {
@@ -153,6 +181,9 @@ kernel! {
             output::write_keys(
                 &shape, &regions, &place, (start, end), before, codes, positions, listed, weights,
             );
+            if appends {
+                append::count_next(&shape, &place, seq_len, next_tuple, tuple_counts, counted);
+            }
             if new_tokens == 1 && thread::thread_idx_x() == 0 {
                 seq_lens.set(seq_len_at, seq_len);
             }
@@ -181,17 +212,12 @@ impl Place {
     }
 }
 
-/// Tasks of the append: the sub-vectors of each group's new key, and each group's counts.
-pub fn append_tasks(groups: u32, num_subvectors: u32) -> u32 {
-    groups * (num_subvectors + 1)
-}
-
 /// Collectives of the kernel: the sums of its parts'.
 #[cfg(not(target_arch = "nvptx64"))]
 mod counts {
     use crate::collectives::{
-        INCLUSIVE_SUM_ONCE_BARRIERS, INCLUSIVE_SUM_SHUFFLES, REDUCE_MAX_U64, SUM_BARRIERS,
-        SUM_WARP, SYNC_THREADS, WARP as ONE,
+        INCLUSIVE_SUM_ONCE_BARRIERS, INCLUSIVE_SUM_SHUFFLES, SUM_BARRIERS, SUM_WARP, SYNC_THREADS,
+        WARP as ONE,
     };
 
     // table: two barriers, two shuffles an entry, and a minimum and a maximum.
@@ -208,10 +234,10 @@ mod counts {
     // output: a block sum a tile.
     const OUTPUT_BARRIERS: u32 = INCLUSIVE_SUM_ONCE_BARRIERS;
     const OUTPUT_WARP: u32 = INCLUSIVE_SUM_SHUFFLES;
-    // append: the length, the counts' end, the nearest centroid.
-    const APPEND_WARP: u32 = 2 * ONE + REDUCE_MAX_U64;
+    // append: key and centroids; the best affinity; its first centroid.
+    const APPEND_BARRIERS: u32 = 3 * SYNC_THREADS;
 
     pub(super) const BARRIERS: u32 =
-        TABLE_BARRIERS + CUT_BARRIERS + MEMBERS_BARRIERS + OUTPUT_BARRIERS;
-    pub(super) const WARP: u32 = TABLE_WARP + CUT_WARP + MEMBERS_WARP + OUTPUT_WARP + APPEND_WARP;
+        TABLE_BARRIERS + CUT_BARRIERS + MEMBERS_BARRIERS + OUTPUT_BARRIERS + APPEND_BARRIERS;
+    pub(super) const WARP: u32 = TABLE_WARP + CUT_WARP + MEMBERS_WARP + OUTPUT_WARP;
 }

@@ -84,7 +84,7 @@ impl Variant {
 /// The ways to share a row's keys out to blocks, the most blocks first.
 pub(super) fn tuple_blocks(shape: &StepShape) -> impl Iterator<Item = TupleBlocks> + use<> {
     let fits = tuple_counts::fits(shape.num_subvectors, shape.bits)
-        && shape.window > 0
+        && shape.window >= tuple_counts::MIN_WINDOW
         && shape.code_capacity > 0;
     let tiles = shape.code_capacity.div_ceil(select_tuples::KEYS_PER_TILE);
     let mut previous = 0;

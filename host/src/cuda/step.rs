@@ -71,7 +71,7 @@ impl Step {
         let variant = Variant::choose(device, &shape, rows);
         let max_blocks = tuple_blocks(&shape).map(|blocks| blocks.num_blocks as usize);
         let max_blocks = max_blocks.max().unwrap_or(0);
-        let num_lens = num_lens(&shape, index.groups(), rows, max_blocks);
+        let num_lens = num_lens(index.groups(), rows, max_blocks);
         let new_keys_room = TOKENS_PER_LAUNCH.min(index.capacity());
         let head_dim = index.head_dim();
         let mut step = Step {

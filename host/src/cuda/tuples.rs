@@ -1,10 +1,9 @@
 //! The fused step for small formats: its buffers and its launches.
 
 use cust::stream::Stream;
-use gpu_kernels::select_tuples::{KEYS_PER_THREAD, KEYS_PER_TILE, SelectTuples};
-use gpu_kernels::select_tuples::{append_tasks, layout};
+use gpu_kernels::select_tuples::{KEYS_PER_THREAD, KEYS_PER_TILE, SelectTuples, layout};
 use gpu_kernels::step::StepShape;
-use gpu_kernels::tuple_counts::{NOT_COUNTED, NUM_TUPLES, TupleCounts, fits};
+use gpu_kernels::tuple_counts::{NOT_COUNTED, NUM_TUPLES, TupleCounts};
 
 use super::buffer::Buffer;
 use super::enqueue::{CodesBuffers, Enqueuer, ListBuffers};
@@ -52,13 +51,8 @@ impl TupleBuffers {
 }
 
 /// Copies of sequence lengths that a step in `blocks` blocks a row reads.
-pub(super) fn num_lens(shape: &StepShape, groups: usize, rows: usize, blocks: usize) -> usize {
-    let tasks = if fits(shape.num_subvectors, shape.bits) {
-        append_tasks(groups as u32, shape.num_subvectors) as usize
-    } else {
-        0
-    };
-    rows * blocks.max(1) + tasks
+pub(super) fn num_lens(groups: usize, rows: usize, blocks: usize) -> usize {
+    rows * blocks.max(1) + groups
 }
 
 #[allow(clippy::missing_safety_doc)] // the one contract of the type
