@@ -34,7 +34,7 @@ pub(super) mod figure {
 /// one, in the order of [`crate::order`].
 #[derive(Clone, Copy)]
 pub(super) struct Cut {
-    score: f32,
+    pub(super) score: f32,
     pub(super) ties: u32,
 }
 
@@ -45,18 +45,6 @@ impl Cut {
             score: score_of_key(key),
             ties,
         }
-    }
-
-    /// Whether a score is above the cut's: no number is where the cut is NaN's.
-    #[inline(always)]
-    pub(super) fn is_below(&self, score: f32) -> bool {
-        score > self.score || (self.score.is_nan() && !score.is_nan())
-    }
-
-    /// Whether a score ties with the cut's: zeros of both signs do, and all NaNs.
-    #[inline(always)]
-    pub(super) fn ties_with(&self, score: f32) -> bool {
-        score == self.score || (self.score.is_nan() && score.is_nan())
     }
 }
 

@@ -57,16 +57,28 @@ pub(super) unsafe fn write(tuples: &Tuples, cut: &Cut, counts_before: [u32; PER_
     let members = dynamic_shared_mem::<u32>(layout::MEMBERS);
     let figures = dynamic_shared_mem::<u32>(layout::FIGURES);
     let (mut bits, mut above, mut ties) = (0, 0, 0);
-    each_tuple!(I, {
-        if cut.is_below(tuples.scores[I]) {
-            bits |= ABOVE << (2 * I);
-            above += counts_before[I];
-        }
-        if cut.ties_with(tuples.scores[I]) {
-            bits |= TIE << (2 * I);
-            ties += counts_before[I];
-        }
-    });
+    macro_rules! compare {
+        ($is_above:expr, $is_tie:expr) => {
+            each_tuple!(I, {
+                let score = tuples.scores[I];
+                if $is_above(score) {
+                    bits |= ABOVE << (2 * I);
+                    above += counts_before[I];
+                }
+                if $is_tie(score) {
+                    bits |= TIE << (2 * I);
+                    ties += counts_before[I];
+                }
+            })
+        };
+    }
+    // The order of `order`: zeros of both signs tie, and NaNs do, below every number.
+    if cut.score.is_nan() {
+        compare!(|score: f32| !score.is_nan(), |score: f32| score.is_nan());
+    } else {
+        compare!(|score: f32| score > cut.score, |score: f32| score
+            == cut.score);
+    }
     // SAFETY: every lane is here; two neighbours make a word of sixteen tuples, and each writes a half of its
     // copies; figures are added to until the barrier.
     unsafe {
@@ -92,17 +104,19 @@ pub(super) unsafe fn write(tuples: &Tuples, cut: &Cut, counts_before: [u32; PER_
     }
 }
 
-/// A word whose lowest two bits are the tuple's, given twice the tuple; the others are any.
+/// A word whose lowest two bits are the tuple's, given twice the tuple; the others are any. What `twice`
+/// has in its upper half does not matter.
 ///
 /// # Safety
 /// [`write`] is done, and the tuple is below [`NUM_TUPLES`].
 #[inline(always)]
 pub(super) unsafe fn of_tuple(twice: u32) -> u32 {
+    const OFFSETS: u32 = 2 * NUM_TUPLES - 1 & !31;
     let members = dynamic_shared_mem::<u32>(layout::MEMBERS);
     // A word has sixteen tuples, and eight copies of it are 32 bytes.
-    let at = (twice & !31) | (warp::lane_id() % layout::MEMBER_COPIES * 4);
-    // SAFETY: the caller's.
-    unsafe { members.get_at(at) >> (twice & 31) }
+    let at = (twice & OFFSETS) | (warp::lane_id() % layout::MEMBER_COPIES * 4);
+    // SAFETY: the caller's. Turned by as many bits as the tuple's are up: modulo 32, in one instruction.
+    unsafe { members.get_at(at) }.rotate_right(twice)
 }
 
 const _: () = assert!(layout::MEMBER_COPIES == 8 && PER_THREAD == 8);

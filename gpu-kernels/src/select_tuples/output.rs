@@ -148,18 +148,21 @@ impl Codes {
         let mut bits = 0u32;
         if is_loaded_early(shape) {
             let second = 2 << shape.bits;
-            macro_rules! keys {
-                ($($key:literal)*) => {
+            // Two keys a word, a half each. Their tuples, twice over, are below 2^16: none runs over.
+            macro_rules! word {
+                ($($word:literal)*) => {
                     $({
-                        let codes = self.loaded[$key / 8][$key / 2 % 4] >> ($key % 2 * 16);
-                        let twice = (codes & 0xff) * 2 + (codes >> 8 & 0xff) * second;
-                        // SAFETY: codes are below 2^bits, so the tuple is one of the format's.
-                        let member = unsafe { members::of_tuple(twice) };
-                        bits = bits >> 2 | member << 30;
+                        let codes = self.loaded[$word / 4][$word % 4];
+                        let twice = (codes << 1 & 0x01fe_01fe) + (codes >> 8 & 0x00ff_00ff) * second;
+                        // SAFETY: codes are below 2^bits, so the tuples are of the format.
+                        unsafe {
+                            bits = bits >> 2 | members::of_tuple(twice) << 30;
+                            bits = bits >> 2 | members::of_tuple(twice >> 16) << 30;
+                        }
                     })*
                 };
             }
-            keys!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+            word!(0 1 2 3 4 5 6 7);
             return bits;
         }
         let m = shape.num_subvectors;
