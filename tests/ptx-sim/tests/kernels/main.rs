@@ -8,6 +8,7 @@ mod sim;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use gpu_kernels::select::{KEYS_PER_WORD, MAX_TURN_KEYS, Plan};
 use gpu_kernels::step::StepShape;
 use keysieve::cpu::CpuStages;
 use keysieve::stages::Stages;
@@ -206,10 +207,11 @@ fn advance(file: &'static str, cases: u32) -> Result<(), Failed> {
     })
 }
 
-/// The fused step against the stages, with and without a new key, in clusters of every size.
+/// The fused step against the stages, with and without a new key, in rows of one block and of several,
+/// with lists of survivors from the shortest on.
 fn select_cluster(file: &'static str, cases: u32) -> Result<(), Failed> {
-    let strategy = (step(true), 0..4u32, any::<bool>());
-    property(cases, strategy, |((case, seed), log_blocks, appends)| {
+    let strategy = (step(true), 1..6u32, any::<bool>());
+    property(cases, strategy, |((case, seed), num_blocks, appends)| {
         let mut shape = case.shape;
         // What the kernel asks for.
         shape.code_capacity = shape.code_capacity.max(1).next_multiple_of(16);
@@ -238,7 +240,15 @@ fn select_cluster(file: &'static str, cases: u32) -> Result<(), Failed> {
             seq_lens: &before,
             codes: &codes,
         };
-        let got = SimStages::new(file, seed).select_cluster(&shape, 1 << log_blocks, &inputs);
+        let mut random = Random::new(seed);
+        let plan = plan(&shape, num_blocks, &mut random);
+        let words = (shape.code_capacity / KEYS_PER_WORD) as usize;
+        let words = if shape.weights_stride == 0 { 0 } else { words };
+        let num_rows = before.len() * rows_per_batch;
+        // Some bits of the last step, none behind the last weight.
+        let listed = (0..words * num_rows).map(|_| random.below(1 << 16) as u16);
+        let listed: Vec<u16> = listed.collect();
+        let got = SimStages::new(file, seed).select_cluster(&shape, plan, &inputs, &listed);
         let got = got.map_err(fail)?;
 
         let tables = CpuStages.lut(&shape, &centroids, &queries).map_err(fail)?;
@@ -250,6 +260,14 @@ fn select_cluster(file: &'static str, cases: u32) -> Result<(), Failed> {
         check_same("positions", &got.positions, &positions)?;
         check_same("lengths", &got.lengths, &lengths)?;
         check_same("weights", &got.weights, &weights.map_err(fail)?)?;
+        check_same("weights", &got.weights, &weights_again(&shape, &got))?;
+        if got
+            .tickets
+            .chunks(1 + plan.num_blocks as usize)
+            .any(|row| row[0] != 0)
+        {
+            return Err(fail("tickets are left"));
+        }
         let codes = CpuStages.codes(&shape, &centroids, &before, &new_keys, &codes);
         check_same("codes", &got.codes, &codes.map_err(fail)?)?;
         let lens = after
@@ -261,6 +279,42 @@ fn select_cluster(file: &'static str, cases: u32) -> Result<(), Failed> {
             &lens.collect::<Vec<_>>(),
         )
     })
+}
+
+/// A plan with the least list of survivors that a launch may have, or a longer one.
+fn plan(shape: &StepShape, num_blocks: u32, random: &mut Random) -> Plan {
+    let (m, heavy) = (shape.num_subvectors, shape.heavy);
+    let words = 227 * 1024 / 4;
+    let plans = (1..=num_blocks).rev();
+    let mut plans = plans.filter_map(|n| Plan::new(m, shape.head_dim, heavy, n, words));
+    let plan = plans.next().expect("heavy is small");
+    let num_blocks = plan.num_blocks;
+    let least = (heavy + MAX_TURN_KEYS)
+        .max(num_blocks * heavy)
+        .max(shape.head_dim);
+    let spare = plan.list_capacity - least;
+    let list_capacity = least + [0, spare / 64, spare][random.below(3)];
+    let list_capacity = list_capacity.next_multiple_of(4).min(plan.list_capacity);
+    let most = plan.exchange_capacity.min(list_capacity / num_blocks);
+    let exchange_capacity = [heavy.max(1).min(most), most][random.below(2)];
+    Plan {
+        list_capacity,
+        exchange_capacity,
+        ..plan
+    }
+}
+
+/// The weights of which the step's `listed` tells; those without codes as they are.
+fn weights_again(shape: &StepShape, got: &sim::StepOutputs) -> Vec<f32> {
+    let mut weights = sim::weights_of(shape, &got.listed);
+    let without = shape.init_offset.min(shape.weights_stride) as usize;
+    if shape.weights_stride > 0 {
+        let stride = shape.weights_stride as usize;
+        for (row, got) in weights.chunks_mut(stride).zip(got.weights.chunks(stride)) {
+            row[..without].copy_from_slice(&got[..without]);
+        }
+    }
+    weights
 }
 
 /// Kernels with barriers, and how many of them order nothing: the last barrier of a block's sum keeps
