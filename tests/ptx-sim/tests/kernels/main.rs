@@ -13,11 +13,13 @@ use gpu_kernels::step::StepShape;
 use keysieve::cpu::CpuStages;
 use keysieve::stages::Stages;
 use keysieve_tests::device::{check_same, fail, lens_u32, step_shape};
+use keysieve_tests::oracle::Shape;
 use keysieve_tests::strategies::{
     Budget, EncodeCase, Fill, Palette, Random, StepCase, encode_cases, step_cases,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 use proptest::prelude::*;
+use proptest::sample::select;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestRng, TestRunner};
 use ptx_sim::Module;
 use sim::SimStages;
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         stage("advance", advance, 50);
         if sim::text(file).contains(".entry select_cluster(") {
             stage("select_cluster", select_cluster, 100);
+            stage("select_cluster_long", select_cluster_long, 20);
         }
         trials.push(Trial::test(
             format!("{file}::a_barrier_taken_away_is_missed"),
@@ -210,7 +213,20 @@ fn advance(file: &'static str, cases: u32) -> Result<(), Failed> {
 /// The fused step against the stages, with and without a new key, in rows of one block and of several,
 /// with lists of survivors from the shortest on.
 fn select_cluster(file: &'static str, cases: u32) -> Result<(), Failed> {
-    let strategy = (step(true), 1..6u32, any::<bool>());
+    select_cases(file, cases, step(true))
+}
+
+/// The same on rows that a block scores in many turns, so that cuts rise and lists are compacted.
+fn select_cluster_long(file: &'static str, cases: u32) -> Result<(), Failed> {
+    select_cases(file, cases, long_step())
+}
+
+fn select_cases(
+    file: &'static str,
+    cases: u32,
+    steps: impl Strategy<Value = (StepCase, u64)>,
+) -> Result<(), Failed> {
+    let strategy = (steps, 1..6u32, any::<bool>());
     property(cases, strategy, |((case, seed), num_blocks, appends)| {
         let mut shape = case.shape;
         // What the kernel asks for.
@@ -279,6 +295,58 @@ fn select_cluster(file: &'static str, cases: u32) -> Result<(), Failed> {
             &lens.collect::<Vec<_>>(),
         )
     })
+}
+
+/// One row of up to 50,000 keys, of every number of codes that has its own loop.
+fn long_step() -> impl Strategy<Value = (StepCase, u64)> {
+    let palettes = select(&[
+        Palette::Usual,
+        Palette::FewDistinct,
+        Palette::AllEqual,
+        Palette::Close,
+        Palette::Ramp,
+        Palette::Strewn,
+        Palette::Special,
+    ]);
+    let format = (select(&[2usize, 3, 4, 8, 16, 32]), 1..9u32, 1..3usize);
+    let heavy = prop_oneof![1..200usize, 200..3000usize];
+    let fills = (palettes.clone(), palettes, any::<u64>(), any::<u64>());
+    (format, heavy, 5000..50_000usize, 1..40usize, fills).prop_map(
+        |((m, bits, sub_dim), heavy, keys, window, (floats, codes, code_seed, seed))| {
+            let init_offset = window / 3;
+            let seq_len = init_offset + keys;
+            let shape = Shape {
+                batch: 1,
+                num_kv_heads: 1,
+                group_size: 1,
+                num_queries: 1,
+                head_dim: m * sub_dim,
+                num_subvectors: m,
+                bits,
+                init_offset,
+                code_capacity: keys + window,
+                sink: init_offset + window / 5,
+                window,
+                heavy,
+                short_context: false,
+                list_stride: init_offset + 2 * window + heavy,
+                weights_stride: seq_len + window,
+            };
+            let case = StepCase {
+                shape,
+                seq_lens: vec![seq_len],
+                floats: Fill {
+                    seed,
+                    palette: floats,
+                },
+                codes: Fill {
+                    seed: code_seed,
+                    palette: codes,
+                },
+            };
+            (case, seed)
+        },
+    )
 }
 
 /// A plan with the least list of survivors that a launch may have, or a longer one.
