@@ -170,7 +170,7 @@ kernel! {
 
             let list = List::new(&plan);
             let heavy_k = regions().heavy_k(shape.heavy);
-            let found = scan().run(&list, &plan, heavy_k, words);
+            let found = scan::Scan::run(scan, &list, &plan, heavy_k, words);
 
             let (place, regions) = (place(), regions());
             index_list::write_fixed(

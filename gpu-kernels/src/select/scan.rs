@@ -89,9 +89,10 @@ impl Scan {
         unsafe { self.codes.get16(at) }
     }
 
-    /// Scores the share, and leaves in the list all keys of it that may be among the `heavy_k` best.
+    /// Scores the share, and leaves in the list all keys of it that may be among the `wanted` best.
+    /// `scan` makes the share anew for each stretch of turns: kept, it would cost too many registers.
     ///
-    /// The list has room for the keys of a turn beside `heavy_k`. As many keys are scored without a look at
+    /// The list has room for the keys of a turn beside those. As many keys are scored without a look at
     /// its length as it has room for; then a histogram of it raises the cut, and if what is to come may not
     /// fit, it is compacted.
     ///
@@ -100,18 +101,21 @@ impl Scan {
     /// prefetched.
     #[inline(always)]
     pub(super) unsafe fn run(
-        &self,
+        scan: impl Fn() -> Self,
         list: &List,
         plan: &Plan,
-        heavy_k: u32,
+        wanted: u32,
         mut words: [u32; 4],
     ) -> Found {
-        let turn_keys = THREADS * self.keys_per_vector.max(1);
-        let wanted = heavy_k;
-        let turns = if wanted == 0 || self.start == self.end {
-            0
-        } else {
-            (self.end - self.first_key).div_ceil(turn_keys)
+        let (turn_keys, turns) = {
+            let scan = scan();
+            let turn_keys = THREADS * scan.keys_per_vector.max(1);
+            let turns = if wanted == 0 || scan.start == scan.end {
+                0
+            } else {
+                (scan.end - scan.first_key).div_ceil(turn_keys)
+            };
+            (turn_keys, turns)
         };
         let mut found = Found {
             count: 0,
@@ -131,7 +135,7 @@ impl Scan {
                 if done == 0 {
                     chunk = chunk.min(first_turns);
                 }
-                words = self.turns(list, done, chunk, words, found.cut.bound());
+                words = scan().turns(list, done, chunk, words, found.cut.bound());
                 done += chunk;
                 thread::sync_threads();
                 let count = figures().get(figure::COUNT);

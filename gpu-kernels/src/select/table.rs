@@ -53,11 +53,20 @@ pub(super) unsafe fn build<R>(
     // thread of the block is here, and takes the same arm.
     unsafe {
         let t = thread::thread_idx_x();
+        // Most queries have a component a thread at most: its load is under way before the centroids'.
+        let query_at = |i: u32| row as usize * shape.head_dim as usize + i as usize;
+        let first = if t < shape.head_dim {
+            queries.get(query_at(t))
+        } else {
+            0.0
+        };
         let load_query = || {
-            let mut i = t;
-            while i < shape.head_dim {
-                let at = row as usize * shape.head_dim as usize + i as usize;
-                builder.query.set(i, queries.get(at));
+            if t < shape.head_dim {
+                builder.query.set(t, first);
+            }
+            let mut i = t + THREADS;
+            while i < thread::opaque(shape.head_dim) {
+                builder.query.set(i, queries.get(query_at(i)));
                 i += THREADS;
             }
         };
