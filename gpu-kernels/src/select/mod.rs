@@ -18,20 +18,18 @@
 //! thread mapping. That the cut is exact never depends on the scores: where a histogram cannot tell
 //! survivors apart, the digits of their ranks do.
 
-#[cfg(clusters)]
+#[cfg(target_arch = "nvptx64")]
 mod exchange;
-#[cfg(clusters)]
+#[cfg(target_arch = "nvptx64")]
 mod output;
-#[cfg(clusters)]
+#[cfg(target_arch = "nvptx64")]
 mod scan;
-#[cfg(clusters)]
+#[cfg(target_arch = "nvptx64")]
 mod survivors;
-#[cfg(clusters)]
+#[cfg(target_arch = "nvptx64")]
 mod table;
 
-#[cfg(any(clusters, not(target_arch = "nvptx64")))]
 use crate::kernel::{In, Out};
-#[cfg(any(clusters, not(target_arch = "nvptx64")))]
 use crate::step::StepShape;
 
 /// Threads of a block; one block fills a multiprocessor.
@@ -124,7 +122,6 @@ pub mod layout {
     }
 }
 
-#[cfg(any(clusters, not(target_arch = "nvptx64")))]
 kernel! {
     /// One whole step: appends `new_tokens` (0 or 1) keys a group, advances the lengths, selects.
     ///
@@ -148,9 +145,7 @@ kernel! {
     threads = THREADS;
     barriers = counts::BARRIERS;
     shuffles = counts::WARP;
-    min_blocks = 1;
-    cluster = crate::kernel::ANY_CLUSTER;
-    cluster_barriers = 0;
+    min_blocks = 1; cluster = 0; cluster_barriers = 0;
     {
         use crate::device::thread;
         use crate::{index_list, weights as weights_stage};
@@ -216,7 +211,7 @@ kernel! {
 }
 
 /// Which part of which row a block has.
-#[cfg(clusters)]
+#[cfg(target_arch = "nvptx64")]
 #[derive(Clone, Copy)]
 struct Place {
     row: u32,
@@ -224,7 +219,7 @@ struct Place {
     num_blocks: u32,
 }
 
-#[cfg(clusters)]
+#[cfg(target_arch = "nvptx64")]
 impl Place {
     #[inline(always)]
     fn new(plan: &Plan) -> Self {
@@ -250,7 +245,7 @@ impl Place {
 /// # Safety
 /// Every thread of the block is here; the buffers are as the kernel's documentation says; no other
 /// block of the grid writes or reads the key's codes.
-#[cfg(clusters)]
+#[cfg(target_arch = "nvptx64")]
 #[inline(always)]
 unsafe fn append(
     shape: &StepShape,

@@ -62,7 +62,7 @@ pub(super) fn plans(device: &Device, shape: &StepShape) -> impl Iterator<Item = 
     let shape = *shape;
     // Without a window the new key is a candidate of its own step, and other rows of its group would
     // need its codes.
-    let fits = device.ptx_file().has_clusters() && shape.window > 0 && shape.code_capacity > 0;
+    let fits = shape.window > 0 && shape.code_capacity > 0;
     NUM_BLOCKS
         .into_iter()
         .filter(move |_| fits)
