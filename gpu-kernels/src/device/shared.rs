@@ -157,6 +157,19 @@ impl SharedArray<u32> {
         old
     }
 
+    /// Sets in word `i` the bits of `value`; several threads may do so at once.
+    ///
+    /// # Safety
+    /// As [`SharedArray::atomic_add`], with setting for adding.
+    #[inline(always)]
+    pub unsafe fn atomic_or(self, i: u32, value: u32) {
+        // SAFETY: the caller promises a word inside the block's shared memory.
+        unsafe {
+            asm!("red.shared.or.b32 [{}], {};", in(reg32) self.address + 4 * i, in(reg32) value,
+                 options(nostack, preserves_flags))
+        };
+    }
+
     /// Lowers word `i` to `value`; several threads may do so at once.
     ///
     /// # Safety

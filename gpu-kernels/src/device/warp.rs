@@ -7,6 +7,8 @@ unsafe extern "C" {
     fn shfl_up(mask: u32, value: u32, delta: u32, clamp: u32) -> u32;
     #[link_name = "llvm.nvvm.shfl.sync.idx.i32"]
     fn shfl_idx(mask: u32, value: u32, lane: u32, clamp: u32) -> u32;
+    #[link_name = "llvm.nvvm.vote.ballot.sync"]
+    fn vote_ballot(mask: u32, predicate: bool) -> u32;
     #[link_name = "llvm.nvvm.redux.sync.umin"]
     fn redux_min(value: u32, mask: u32) -> u32;
     #[link_name = "llvm.nvvm.redux.sync.umax"]
@@ -57,6 +59,16 @@ pub unsafe fn warp_shuffle_up(value: u32, delta: u32) -> u32 {
 pub unsafe fn warp_shuffle_idx(value: u32, lane: u32) -> u32 {
     // SAFETY: the caller promises convergence; clamp 31 keeps the source inside the warp.
     unsafe { shfl_idx(FULL_MASK, value, lane, 31) }
+}
+
+/// A bit for each lane whose `predicate` holds, in every lane.
+///
+/// # Safety
+/// All 32 lanes reach this call together.
+#[inline(always)]
+pub unsafe fn ballot(predicate: bool) -> u32 {
+    // SAFETY: the caller promises convergence.
+    unsafe { vote_ballot(FULL_MASK, predicate) }
 }
 
 /// The smallest `value` of the warp, in every lane.

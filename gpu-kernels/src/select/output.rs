@@ -1,179 +1,153 @@
-//! The list and the weights: every thread writes where its keys belong.
+//! The heavy entries of the list, ascending, and the weights.
 
-use super::cut::Cut;
-use super::{KEYS_PER_TILE, THREADS, keys::Keys, layout};
+use super::survivors::{Cut, List};
+use super::{KEYS_PER_WORD, Place, Plan, THREADS, layout};
 use crate::device::shared::dynamic_shared_mem;
-use crate::device::{block, cluster, thread, warp};
+use crate::device::{block, thread};
 use crate::kernel::Out;
 use crate::step::{Regions, StepShape};
 use crate::weights::LISTED;
 
-/// Writes the row's list, its length and its weights.
+/// Bits of the sixteen keys from position `position` on that are listed whatever their scores.
+#[inline(always)]
+fn fixed_bits(regions: &Regions, position: u32) -> u32 {
+    let below = |bound: u32| (1 << bound.saturating_sub(position).min(KEYS_PER_WORD)) - 1;
+    let seq_end = below(regions.seq_len);
+    if regions.list_all {
+        seq_end
+    } else {
+        below(regions.sink_end) | (seq_end & !below(regions.window_start))
+    }
+}
+
+/// Leaves in the block's share of the weights those that do not depend on scores: others that the last step
+/// set are cleared, and the row's last block sets anew what it takes.
 ///
 /// # Safety
-/// Every thread of the block is here; the buffers are as the kernel's documentation says.
+/// The buffers are as the kernel's documentation says.
 #[inline(always)]
-pub(super) unsafe fn write(
+pub(super) unsafe fn settle(
     shape: &StepShape,
     regions: &Regions,
-    keys: &Keys,
-    cut: &Cut,
-    positions: Out<i32>,
-    lengths: Out<i32>,
+    place: &Place,
+    listed: Out<u16>,
     weights: Out<f32>,
 ) {
-    // SAFETY: the caller's.
-    unsafe {
-        write_heavy(shape, regions, keys, cut, positions);
-        write_fixed(shape, regions, positions, lengths);
-        if shape.weights_stride != 0 {
-            write_weights(shape, regions, keys, cut, weights);
+    let num_words = shape.code_capacity / KEYS_PER_WORD;
+    let words_at = place.row as usize * num_words as usize;
+    let row_at = place.row as usize * shape.weights_stride as usize;
+    let mut word = place.block * THREADS + thread::thread_idx_x();
+    while word < num_words {
+        let position = shape.init_offset + word * KEYS_PER_WORD;
+        let fixed = fixed_bits(regions, position);
+        // SAFETY: the word and the weights of its keys are this thread's until the block takes its ticket.
+        unsafe {
+            let mut changed = u32::from(listed.get_relaxed(words_at + word as usize)) ^ fixed;
+            if changed != 0 {
+                listed.set_relaxed(words_at + word as usize, fixed as u16);
+            }
+            while changed != 0 {
+                let i = changed.trailing_zeros();
+                changed &= changed - 1;
+                let weight = if fixed >> i & 1 == 1 { LISTED } else { 0.0 };
+                weights.set_relaxed(row_at + (position + i) as usize, weight);
+            }
         }
+        word += place.num_blocks * THREADS;
     }
 }
 
-/// Sink, window, padding and the length; in a context that is listed whole, everything.
+/// Writes the positions of the keys that the cut takes, ascending, and their weights.
+///
+/// The table's memory becomes a bitmap of the keys, of as many at a time as it has bits.
 ///
 /// # Safety
-/// As [`write`].
+/// Every thread of the block is here, which has the row's last ticket, behind a barrier since the list was
+/// written; the buffers are as the kernel's documentation says.
 #[inline(always)]
-unsafe fn write_fixed(
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn write_heavy(
     shape: &StepShape,
     regions: &Regions,
-    positions: Out<i32>,
-    lengths: Out<i32>,
-) {
-    let row = super::row();
-    let (rank, num_blocks) = (cluster::block_rank(), cluster::num_blocks());
-    let heavy_k = regions.heavy_k(shape.heavy);
-    let list_len = regions.list_len(heavy_k);
-    let row_at = row as usize * shape.list_stride as usize;
-    let heavy = regions.sink_end..regions.sink_end + heavy_k;
-    let mut i = rank * THREADS + thread::thread_idx_x();
-    while i < shape.list_stride {
-        if regions.list_all || !heavy.contains(&i) {
-            let position = if i < list_len {
-                regions.list_entry(i, heavy_k, |_| -1)
-            } else {
-                -1
-            };
-            // SAFETY: i < list_stride, and each thread of the cluster has its own entries; heavy
-            // entries are written by the threads that have the keys.
-            unsafe { positions.set(row_at + i as usize, position) };
-        }
-        i += num_blocks * THREADS;
-    }
-    if rank == 0 && thread::thread_idx_x() == 0 {
-        // SAFETY: one length for each row, written by this thread alone.
-        unsafe { lengths.set(row as usize, list_len as i32) };
-    }
-}
-
-/// # Safety
-/// As [`write`].
-#[inline(always)]
-unsafe fn write_heavy(
-    shape: &StepShape,
-    regions: &Regions,
-    keys: &Keys,
+    place: &Place,
+    plan: &Plan,
+    list: &List,
+    count: u32,
     cut: &Cut,
     positions: Out<i32>,
+    listed: Out<u16>,
+    weights: Out<f32>,
 ) {
-    // SAFETY: every thread of the block is here; only candidates are asked for; slots count the
-    // candidates taken before a thread's, heavy_k in all, so each entry of the list is written once.
+    let bitmap = dynamic_shared_mem::<u32>(layout::TABLE);
+    let t = thread::thread_idx_x();
+    let num_words = shape.code_capacity.div_ceil(32);
+    let heavy_at = place.row as usize * shape.list_stride as usize + regions.sink_end as usize;
+    let mut before = 0;
+    let mut first_word = 0;
+    // SAFETY: the loop is the same in the whole block; barriers stand between clearing, setting and reading.
+    // Slots count the keys taken before, heavy_k in all, so each entry of the list is written once.
     unsafe {
-        let mut count = 0;
-        for i in keys.start..keys.end {
-            count += u32::from(cut.takes(keys, i));
-        }
-        let (through, _) = block::inclusive_sum(count, dynamic_shared_mem(layout::SUMS));
-        if !regions.list_all && count > 0 {
-            let row_at = super::row() as usize * shape.list_stride as usize;
-            let mut slot = regions.sink_end + cut.before + through - count;
-            for i in keys.start..keys.end {
-                if cut.takes(keys, i) {
-                    positions.set(row_at + slot as usize, (keys.position + i) as i32);
-                    slot += 1;
+        while first_word < thread::opaque(num_words) {
+            let words = (num_words - first_word).min(plan.table_words);
+            let mut i = t;
+            while i < words {
+                bitmap.set(i, 0);
+                i += THREADS;
+            }
+            thread::sync_threads();
+            let mut i = t;
+            while i < count {
+                let (key, key_place) = list.get(i);
+                let bit = key_place.wrapping_sub(first_word * 32);
+                if cut.takes(key, key_place) && bit < words * 32 {
+                    bitmap.atomic_or(bit / 32, 1 << (bit % 32));
                 }
+                i += THREADS;
             }
-        }
-    }
-}
+            thread::sync_threads();
 
-/// # Safety
-/// As [`write`].
-#[inline(always)]
-unsafe fn write_weights(
-    shape: &StepShape,
-    regions: &Regions,
-    keys: &Keys,
-    cut: &Cut,
-    weights: Out<f32>,
-) {
-    let row_at = super::row() as usize * shape.weights_stride as usize;
-    let weight = |listed: bool| if listed { LISTED } else { 0.0 };
-    let fixed = |position: u32| {
-        position < regions.seq_len
-            && (regions.list_all || position < regions.sink_end || position >= regions.window_start)
-    };
-
-    // Positions without codes: the first init_offset, a share for each block.
-    let mut position = cluster::block_rank() * THREADS + thread::thread_idx_x();
-    while position < shape.init_offset.min(shape.weights_stride) {
-        // SAFETY: inside the row; each thread of the cluster has its own.
-        unsafe { weights.set(row_at + position as usize, weight(fixed(position))) };
-        position += cluster::num_blocks() * THREADS;
-    }
-
-    // A tile of a thread's keys at a time, a bit for each that is listed, for whatever reason. They are
-    // stored by fours, two lanes side by side: a lane's bits come from the thread whose keys they are.
-    let lane = warp::lane_id();
-    let warp_first = keys.first - lane * keys.per_thread;
-    let aligned = (row_at + shape.init_offset as usize) % 4 == 0;
-    let end = shape.weights_stride.saturating_sub(shape.init_offset);
-    let mut tile = 0;
-    while tile < keys.per_thread {
-        // Bits of the tile's positions below a bound, or of its keys.
-        let below =
-            |bound: u32, first: u32| (1u32 << bound.saturating_sub(first).min(KEYS_PER_TILE)) - 1;
-        let position = keys.position + tile;
-        let mut listed = 0;
-        if !regions.list_all {
-            let candidates = below(keys.end, tile) & !below(keys.start, tile);
-            for i in 0..KEYS_PER_TILE {
-                // SAFETY: every key of the thread has a word; others than candidates are masked.
-                listed |= u32::from(unsafe { cut.takes(keys, tile + i) }) << i;
+            let per_thread = words.div_ceil(THREADS);
+            let start = (t * per_thread).min(words);
+            let end = (start + per_thread).min(words);
+            let mut taken = 0;
+            for i in start..end {
+                taken += bitmap.get(i).count_ones();
             }
-            listed &= candidates;
-            listed |= below(regions.sink_end, position);
-            listed |= below(regions.seq_len, position) & !below(regions.window_start, position);
-        } else {
-            listed |= below(regions.seq_len, position);
-        }
-        macro_rules! step {
-            ($s:literal) => {
-                let source = $s * 16 + lane / 2;
-                // SAFETY: every thread of the block is here: `per_thread` is the same in all.
-                let bits = unsafe { warp::warp_shuffle_idx(listed, source) } >> (lane % 2 * 4);
-                let code = warp_first + source * keys.per_thread + tile + lane % 2 * 4;
-                let at = row_at + (shape.init_offset + code) as usize;
-                let bit = |i: u32| weight(bits >> i & 1 == 1);
-                let values = [bit(0), bit(1), bit(2), bit(3)];
-                if aligned && code + 4 <= end {
-                    // SAFETY: inside the row and aligned; each thread has its own four.
-                    unsafe { weights.set4(at, values) };
-                } else {
-                    let mut i = 0;
-                    while i < 4 && code + i < end {
-                        // SAFETY: inside the row; each thread has its own four.
-                        unsafe { weights.set(at + i as usize, bit(i)) };
-                        i += 1;
+            let (through, all_taken) =
+                block::inclusive_sum(taken, dynamic_shared_mem(layout::SUMS));
+            if taken != 0 {
+                let mut slot = heavy_at + (before + through - taken) as usize;
+                for i in start..end {
+                    let bits = bitmap.get(i);
+                    let position = shape.init_offset + (first_word + i) * 32;
+                    let mut rest = bits;
+                    while rest != 0 {
+                        let heavy = position + rest.trailing_zeros();
+                        rest &= rest - 1;
+                        positions.set(slot, heavy as i32);
+                        slot += 1;
+                        if shape.weights_stride != 0 {
+                            let row_at = place.row as usize * shape.weights_stride as usize;
+                            weights.set_relaxed(row_at + heavy as usize, LISTED);
+                        }
+                    }
+                    if shape.weights_stride != 0 && bits != 0 {
+                        let row_words = (shape.code_capacity / KEYS_PER_WORD) as usize;
+                        let word_at = place.row as usize * row_words
+                            + ((first_word + i) * 32 / KEYS_PER_WORD) as usize;
+                        for half in 0..2 {
+                            let bits = bits >> (half * KEYS_PER_WORD) & 0xffff;
+                            if bits != 0 {
+                                let fixed = fixed_bits(regions, position + half * KEYS_PER_WORD);
+                                let word = (bits | fixed) as u16;
+                                listed.set_relaxed(word_at + half as usize, word);
+                            }
+                        }
                     }
                 }
-            };
+            }
+            before += all_taken;
+            first_word += words;
         }
-        step!(0);
-        step!(1);
-        tile += KEYS_PER_TILE;
     }
 }

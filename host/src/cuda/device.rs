@@ -151,9 +151,7 @@ impl Device {
         // More than a kernel may have unasked: the largest table; and whatever a fused step can use.
         let largest_table = (MAX_SUBVECTORS << MAX_BITS) * size_of::<f32>();
         device.allow_shared_bytes::<Scores>(largest_table)?;
-        if ptx_file.has_clusters() {
-            device.allow_shared_bytes::<SelectCluster>(device.inner.max_shared_bytes)?;
-        }
+        device.allow_shared_bytes::<SelectCluster>(device.inner.max_shared_bytes)?;
         Ok(device)
     }
 

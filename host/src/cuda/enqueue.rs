@@ -6,14 +6,13 @@ use gpu_kernels::collectives::SUM_WORDS;
 use gpu_kernels::index_list::IndexList;
 use gpu_kernels::lut::Lut;
 use gpu_kernels::scores::{self, Scores};
-use gpu_kernels::select::{SelectCluster, layout};
 use gpu_kernels::step::StepShape;
 use gpu_kernels::top_k::{self, TopKCount, TopKDigit, TopKGather, TopKHistogram};
 use gpu_kernels::weights::{self, Weights};
 
 use super::buffer::Buffer;
 use super::device::Device;
-use super::launch::{Grid, MAX_GRID_Y, launch, launch_clusters};
+use super::launch::{Grid, MAX_GRID_Y, launch};
 use crate::error::Result;
 use crate::selection::Selection;
 
@@ -116,36 +115,6 @@ impl Enqueuer<'_> {
         };
         // SAFETY: the caller's, see the type.
         unsafe { launch(self.device, self.stream, grid, 0, &args)? };
-        Ok(1)
-    }
-
-    /// A whole step in one launch.
-    pub(super) unsafe fn select_cluster(
-        &self,
-        buffers: &CodesBuffers<'_>,
-        queries: &Buffer<f32>,
-        list: &ListBuffers,
-        new_tokens: usize,
-        (blocks, keys_per_thread): (u32, u32),
-    ) -> Result<usize> {
-        let args = SelectCluster {
-            centroids: buffers.centroids.input(),
-            half_norms: buffers.half_norms.input(),
-            new_keys: buffers.new_keys.input(),
-            queries: queries.input(),
-            seq_lens: buffers.seq_lens.output(),
-            codes: buffers.codes.output(),
-            positions: list.positions.output(),
-            lengths: list.lengths.output(),
-            weights: list.weights.output(),
-            new_tokens: new_tokens as u32,
-            keys_per_thread,
-            shape: *self.shape,
-        };
-        let grid = self.rows() * blocks as usize;
-        let words = layout::words(self.shape.table_len(), keys_per_thread);
-        // SAFETY: the caller's, see the type; the variant was chosen for this shape.
-        unsafe { launch_clusters(self.device, self.stream, grid, blocks, words, &args)? };
         Ok(1)
     }
 

@@ -1,6 +1,6 @@
 //! Which variant of the step fits a shape.
 
-use gpu_kernels::select::{KEYS_PER_TILE, MAX_CLUSTER, THREADS, layout};
+use gpu_kernels::select::Plan;
 use gpu_kernels::step::StepShape;
 use gpu_kernels::{select_tuples, tuple_counts};
 
@@ -11,13 +11,9 @@ use super::device::Device;
 pub enum Variant {
     /// One kernel for each stage: any shape, any chip.
     Staged,
-    /// One launch, a cluster of blocks for each row, scores in shared memory.
-    Cluster {
-        /// Blocks of a cluster: 1, 2, 4 or 8.
-        blocks: u32,
-        /// Keys that each thread scores, a multiple of 16.
-        keys_per_thread: u32,
-    },
+    /// One launch for any format: each block of a row keeps those of its keys that may be among the best,
+    /// and the one that finishes last goes on with all of them. Any length.
+    Cluster(Plan),
     /// One launch for formats of few bits: the cut follows from how often each tuple of codes occurs,
     /// and blocks need not wait for each other. Any chip, any length.
     Tuples(TupleBlocks),
@@ -32,19 +28,19 @@ pub struct TupleBlocks {
     pub tiles_per_block: u32,
 }
 
+/// Blocks of a row that keeps survivors: numbers that are tried.
+const NUM_BLOCKS: [u32; 9] = [1, 2, 3, 4, 6, 8, 12, 16, 32];
+
 /// Most blocks of a row: what is kept for each takes 16 KiB a group.
 const MAX_TUPLE_BLOCKS: u32 = 64;
 
 impl Variant {
-    /// The variant to use for `rows` rows of `shape` on `device`: the cluster size with the least
-    /// estimated time, or one kernel for each stage where no cluster's shared memory holds a row.
+    /// The variant to use for `rows` rows of `shape` on `device`: the one with the least
+    /// estimated time, or one kernel for each stage where no other fits.
     pub fn choose(device: &Device, shape: &StepShape, rows: usize) -> Self {
         let estimate = |variant: &Variant| match *variant {
             Variant::Staged => f64::INFINITY,
-            Variant::Cluster {
-                blocks,
-                keys_per_thread,
-            } => estimate(device, rows * blocks as usize, keys_per_thread),
+            Variant::Cluster(plan) => estimate(device, shape, rows, plan),
             Variant::Tuples(blocks) => estimate_tuples(device, rows, blocks),
         };
         Self::fitting(device, shape)
@@ -52,33 +48,28 @@ impl Variant {
             .unwrap_or(Variant::Staged)
     }
 
-    /// Every variant that can run `shape` on `device`; clusters by ascending size.
+    /// Every variant that can run `shape` on `device`.
     pub fn fitting(device: &Device, shape: &StepShape) -> impl Iterator<Item = Self> {
-        let words = device.max_shared_bytes() / 4;
-        let shape = *shape;
-        // Without a window the new key is a candidate of its own step, and other rows of its group
-        // would need its codes.
-        let fused = device.ptx_file().has_clusters() && shape.window > 0 && shape.code_capacity > 0;
-        let clusters = (0..=MAX_CLUSTER.ilog2())
-            .map(|log| 1 << log)
-            .filter(move |_| fused)
-            .map(move |blocks| Variant::Cluster {
-                blocks,
-                keys_per_thread: shape
-                    .code_capacity
-                    .div_ceil(blocks * THREADS)
-                    .next_multiple_of(KEYS_PER_TILE),
-            })
-            .filter(move |variant| match variant {
-                Variant::Cluster {
-                    keys_per_thread, ..
-                } => layout::words(shape.table_len(), *keys_per_thread) as usize <= words,
-                _ => true,
-            });
         std::iter::once(Variant::Staged)
-            .chain(clusters)
-            .chain(tuple_blocks(&shape).map(Variant::Tuples))
+            .chain(plans(device, shape).map(Variant::Cluster))
+            .chain(tuple_blocks(shape).map(Variant::Tuples))
     }
+}
+
+/// The ways to share a row's keys out to blocks that keep survivors, the fewest blocks first.
+pub(super) fn plans(device: &Device, shape: &StepShape) -> impl Iterator<Item = Plan> + use<> {
+    let words = (device.max_shared_bytes() / 4) as u32;
+    let shape = *shape;
+    // Without a window the new key is a candidate of its own step, and other rows of its group would
+    // need its codes.
+    let fits = shape.window > 0 && shape.code_capacity > 0;
+    NUM_BLOCKS
+        .into_iter()
+        .filter(move |_| fits)
+        .filter_map(move |num_blocks| {
+            let (m, head_dim) = (shape.num_subvectors, shape.head_dim);
+            Plan::new(m, head_dim, shape.heavy, num_blocks, words)
+        })
 }
 
 /// The ways to share a row's keys out to blocks, the most blocks first.
@@ -110,12 +101,14 @@ fn estimate_tuples(device: &Device, rows: usize, blocks: TupleBlocks) -> f64 {
     (3.0 + 0.6 * f64::from(blocks.tiles_per_block)) * sharing.max(1.0).powf(0.8)
 }
 
-/// Microseconds of a step in clusters, roughly: 20 for what every block does, 0.55 for each key of a thread, and
-/// more where blocks share multiprocessors, which costs less than running them one after the other.
-///
-/// Fitted to the measurements in `docs/performance.md`, section 2: its choice is the fastest of all five
-/// shapes measured.
-fn estimate(device: &Device, num_blocks: usize, keys_per_thread: u32) -> f64 {
-    let sharing = num_blocks as f64 / f64::from(device.num_multiprocessors());
-    (20.0 + 0.55 * f64::from(keys_per_thread)) * sharing.max(1.0).powf(0.45)
+/// Microseconds of a step by survivors, roughly: a share for each block, one for the exchange, and one for
+/// each look into the table, of which a multiprocessor makes 32 in 3.5 cycles; as often as blocks do not
+/// fit the chip at once.
+fn estimate(device: &Device, shape: &StepShape, rows: usize, plan: Plan) -> f64 {
+    let num_blocks = rows * plan.num_blocks as usize;
+    let waves = num_blocks.div_ceil(device.num_multiprocessors() as usize);
+    let keys = shape.code_capacity.div_ceil(plan.num_blocks);
+    let looks = f64::from(keys) * f64::from(shape.num_subvectors);
+    let exchange = if plan.num_blocks > 1 { 2.0 } else { 0.0 };
+    waves as f64 * (6.0 + 6.3e-5 * looks) + exchange
 }

@@ -6,6 +6,7 @@
 //! launch    one kernel's argument list, grid and shared memory -> the driver
 //! enqueue   each stage: its buffers, its grids, its kernels in order
 //! heuristics  which variant of the step fits a shape
+//! select    the step for large tables: what it keeps, its launch
 //! tuples    the step for small formats: what it keeps, its launches
 //! step      a whole step on buffers made once: which kernels, in which order
 //! graph     a step captured once and replayed for every token
@@ -22,6 +23,7 @@ mod error;
 pub mod graph;
 pub mod heuristics;
 mod launch;
+mod select;
 mod stages;
 pub mod step;
 pub mod timing;

@@ -10,7 +10,8 @@ use super::device::Device;
 use super::enqueue::{CodesBuffers, Enqueuer, ListBuffers, TopKBuffers};
 use super::error::OrDriverError;
 use super::graph::StepGraph;
-use super::heuristics::{Variant, tuple_blocks};
+use super::heuristics::{Variant, plans, tuple_blocks};
+use super::select::SelectBuffers;
 use super::tuples::{TupleBuffers, num_lens};
 use crate::error::{Error, Result};
 use crate::index::{IndexParts, KeyIndex};
@@ -45,6 +46,7 @@ pub struct Step {
     tables: Buffer<f32>,
     scores: Buffer<f32>,
     top_k: TopKBuffers,
+    select: SelectBuffers,
     tuples: TupleBuffers,
     /// Tuples have to be counted before the next step.
     counts_are_stale: bool,
@@ -91,6 +93,7 @@ impl Step {
             tables: Buffer::new(rows * shape.table_len() as usize)?,
             scores: Buffer::new(rows * shape.code_capacity as usize)?,
             top_k: TopKBuffers::new(&shape, rows)?,
+            select: SelectBuffers::new(&shape, rows, plans(device, &shape))?,
             tuples: TupleBuffers::new(&shape, index.groups(), rows, max_blocks)?,
             counts_are_stale: true,
             list: ListBuffers::new(&shape, rows)?,
@@ -387,15 +390,13 @@ impl Step {
         // the variant is one that fits the shape, and its counts are made.
         let launches = unsafe {
             match self.variant {
-                Variant::Cluster {
-                    blocks,
-                    keys_per_thread,
-                } => enqueuer.select_cluster(
+                Variant::Cluster(plan) => enqueuer.select_cluster(
                     &buffers,
                     &self.queries,
+                    &self.select,
                     &self.list,
                     new_tokens,
-                    (blocks, keys_per_thread),
+                    plan,
                 )?,
                 Variant::Tuples(blocks) => enqueuer.select_tuples(
                     &buffers,
@@ -424,8 +425,11 @@ impl Step {
         self.seq_lens.write(0, &seq_lens, &self.stream)?;
         self.synchronize()?;
         self.seq_len = seq_len;
-        if let Variant::Tuples(_) = self.variant {
-            self.tuples.forget(&self.list.weights, &self.stream)?;
+        let (weights, stream) = (&self.list.weights, &self.stream);
+        match self.variant {
+            Variant::Staged => (),
+            Variant::Cluster(_) => self.select.forget(weights, stream)?,
+            Variant::Tuples(_) => self.tuples.forget(weights, stream)?,
         }
         self.refresh_counts()?;
         self.synchronize()

@@ -57,7 +57,7 @@ impl Shape {
     pub(super) fn cuda_bytes(&self, variant: Variant) -> u64 {
         match variant {
             Variant::Staged => self.staged_bytes(),
-            Variant::Cluster { blocks, .. } => self.fused_bytes(blocks as usize),
+            Variant::Cluster(plan) => self.fused_bytes(plan.num_blocks as usize),
             Variant::Tuples(blocks) => self.tuples_bytes(blocks.num_blocks as usize),
         }
     }
@@ -79,7 +79,7 @@ impl Shape {
 
     /// Bytes that the fused step loads and stores in global memory: those of
     /// [`Shape::minimum_bytes`], with the codes read for every row and the centroids by every block of
-    /// its cluster, and once more to encode.
+    /// the row, and once more to encode.
     fn fused_bytes(&self, blocks: usize) -> u64 {
         let centroids = 4 * (self.head_dim << self.bits);
         let per_row = self.candidates() * self.num_subvectors + blocks * centroids;
@@ -141,6 +141,8 @@ impl Shape {
 
 #[cfg(test)]
 mod tests {
+    use gpu_kernels::select::Plan;
+
     use super::super::shape::REFERENCE;
     use super::Variant;
 
@@ -152,10 +154,8 @@ mod tests {
         let rows = 32 * (4 * 128 + 4 * 384 + 4 + 4 * 32_000);
         assert_eq!(REFERENCE.minimum_bytes(), groups + rows);
         assert!(REFERENCE.cpu_bytes() > REFERENCE.minimum_bytes());
-        let fused = Variant::Cluster {
-            blocks: 4,
-            keys_per_thread: 16,
-        };
+        let plan = Plan::new(2, 128, 128, 4, 50_000).unwrap();
+        let fused = Variant::Cluster(plan);
         assert!(REFERENCE.cuda_bytes(fused) > REFERENCE.minimum_bytes());
         assert!(REFERENCE.cuda_bytes(Variant::Staged) > REFERENCE.cuda_bytes(fused));
     }

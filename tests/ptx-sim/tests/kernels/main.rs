@@ -8,15 +8,18 @@ mod sim;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use gpu_kernels::select::{KEYS_PER_WORD, MAX_TURN_KEYS, Plan};
 use gpu_kernels::step::StepShape;
 use keysieve::cpu::CpuStages;
 use keysieve::stages::Stages;
 use keysieve_tests::device::{check_same, fail, lens_u32, step_shape};
+use keysieve_tests::oracle::Shape;
 use keysieve_tests::strategies::{
     Budget, EncodeCase, Fill, Palette, Random, StepCase, encode_cases, step_cases,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 use proptest::prelude::*;
+use proptest::sample::select;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestRng, TestRunner};
 use ptx_sim::Module;
 use sim::SimStages;
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         stage("advance", advance, 50);
         if sim::text(file).contains(".entry select_cluster(") {
             stage("select_cluster", select_cluster, 100);
+            stage("select_cluster_long", select_cluster_long, 20);
         }
         trials.push(Trial::test(
             format!("{file}::a_barrier_taken_away_is_missed"),
@@ -206,10 +210,24 @@ fn advance(file: &'static str, cases: u32) -> Result<(), Failed> {
     })
 }
 
-/// The fused step against the stages, with and without a new key, in clusters of every size.
+/// The fused step against the stages, with and without a new key, in rows of one block and of several,
+/// with lists of survivors from the shortest on.
 fn select_cluster(file: &'static str, cases: u32) -> Result<(), Failed> {
-    let strategy = (step(true), 0..4u32, any::<bool>());
-    property(cases, strategy, |((case, seed), log_blocks, appends)| {
+    select_cases(file, cases, step(true))
+}
+
+/// The same on rows that a block scores in many turns, so that cuts rise and lists are compacted.
+fn select_cluster_long(file: &'static str, cases: u32) -> Result<(), Failed> {
+    select_cases(file, cases, long_step())
+}
+
+fn select_cases(
+    file: &'static str,
+    cases: u32,
+    steps: impl Strategy<Value = (StepCase, u64)>,
+) -> Result<(), Failed> {
+    let strategy = (steps, 1..6u32, any::<bool>());
+    property(cases, strategy, |((case, seed), num_blocks, appends)| {
         let mut shape = case.shape;
         // What the kernel asks for.
         shape.code_capacity = shape.code_capacity.max(1).next_multiple_of(16);
@@ -238,7 +256,15 @@ fn select_cluster(file: &'static str, cases: u32) -> Result<(), Failed> {
             seq_lens: &before,
             codes: &codes,
         };
-        let got = SimStages::new(file, seed).select_cluster(&shape, 1 << log_blocks, &inputs);
+        let mut random = Random::new(seed);
+        let plan = plan(&shape, num_blocks, &mut random);
+        let words = (shape.code_capacity / KEYS_PER_WORD) as usize;
+        let words = if shape.weights_stride == 0 { 0 } else { words };
+        let num_rows = before.len() * rows_per_batch;
+        // Some bits of the last step, none behind the last weight.
+        let listed = (0..words * num_rows).map(|_| random.below(1 << 16) as u16);
+        let listed: Vec<u16> = listed.collect();
+        let got = SimStages::new(file, seed).select_cluster(&shape, plan, &inputs, &listed);
         let got = got.map_err(fail)?;
 
         let tables = CpuStages.lut(&shape, &centroids, &queries).map_err(fail)?;
@@ -250,6 +276,14 @@ fn select_cluster(file: &'static str, cases: u32) -> Result<(), Failed> {
         check_same("positions", &got.positions, &positions)?;
         check_same("lengths", &got.lengths, &lengths)?;
         check_same("weights", &got.weights, &weights.map_err(fail)?)?;
+        check_same("weights", &got.weights, &weights_again(&shape, &got))?;
+        if got
+            .tickets
+            .chunks(1 + plan.num_blocks as usize)
+            .any(|row| row[0] != 0)
+        {
+            return Err(fail("tickets are left"));
+        }
         let codes = CpuStages.codes(&shape, &centroids, &before, &new_keys, &codes);
         check_same("codes", &got.codes, &codes.map_err(fail)?)?;
         let lens = after
@@ -261,6 +295,94 @@ fn select_cluster(file: &'static str, cases: u32) -> Result<(), Failed> {
             &lens.collect::<Vec<_>>(),
         )
     })
+}
+
+/// One row of up to 50,000 keys, of every number of codes that has its own loop.
+fn long_step() -> impl Strategy<Value = (StepCase, u64)> {
+    let palettes = select(&[
+        Palette::Usual,
+        Palette::FewDistinct,
+        Palette::AllEqual,
+        Palette::Close,
+        Palette::Ramp,
+        Palette::Strewn,
+        Palette::Special,
+    ]);
+    let format = (select(&[2usize, 3, 4, 8, 16, 32]), 1..9u32, 1..3usize);
+    let heavy = prop_oneof![1..200usize, 200..3000usize];
+    let fills = (palettes.clone(), palettes, any::<u64>(), any::<u64>());
+    (format, heavy, 5000..50_000usize, 1..40usize, fills).prop_map(
+        |((m, bits, sub_dim), heavy, keys, window, (floats, codes, code_seed, seed))| {
+            let init_offset = window / 3;
+            let seq_len = init_offset + keys;
+            let shape = Shape {
+                batch: 1,
+                num_kv_heads: 1,
+                group_size: 1,
+                num_queries: 1,
+                head_dim: m * sub_dim,
+                num_subvectors: m,
+                bits,
+                init_offset,
+                code_capacity: keys + window,
+                sink: init_offset + window / 5,
+                window,
+                heavy,
+                short_context: false,
+                list_stride: init_offset + 2 * window + heavy,
+                weights_stride: seq_len + window,
+            };
+            let case = StepCase {
+                shape,
+                seq_lens: vec![seq_len],
+                floats: Fill {
+                    seed,
+                    palette: floats,
+                },
+                codes: Fill {
+                    seed: code_seed,
+                    palette: codes,
+                },
+            };
+            (case, seed)
+        },
+    )
+}
+
+/// A plan with the least list of survivors that a launch may have, or a longer one.
+fn plan(shape: &StepShape, num_blocks: u32, random: &mut Random) -> Plan {
+    let (m, heavy) = (shape.num_subvectors, shape.heavy);
+    let words = 227 * 1024 / 4;
+    let plans = (1..=num_blocks).rev();
+    let mut plans = plans.filter_map(|n| Plan::new(m, shape.head_dim, heavy, n, words));
+    let plan = plans.next().expect("heavy is small");
+    let num_blocks = plan.num_blocks;
+    let least = (heavy + MAX_TURN_KEYS)
+        .max(num_blocks * heavy)
+        .max(shape.head_dim);
+    let spare = plan.list_capacity - least;
+    let list_capacity = least + [0, spare / 64, spare][random.below(3)];
+    let list_capacity = list_capacity.next_multiple_of(4).min(plan.list_capacity);
+    let most = plan.exchange_capacity.min(list_capacity / num_blocks);
+    let exchange_capacity = [heavy.max(1).min(most), most][random.below(2)];
+    Plan {
+        list_capacity,
+        exchange_capacity,
+        ..plan
+    }
+}
+
+/// The weights of which the step's `listed` tells; those without codes as they are.
+fn weights_again(shape: &StepShape, got: &sim::StepOutputs) -> Vec<f32> {
+    let mut weights = sim::weights_of(shape, &got.listed);
+    let without = shape.init_offset.min(shape.weights_stride) as usize;
+    if shape.weights_stride > 0 {
+        let stride = shape.weights_stride as usize;
+        for (row, got) in weights.chunks_mut(stride).zip(got.weights.chunks(stride)) {
+            row[..without].copy_from_slice(&got[..without]);
+        }
+    }
+    weights
 }
 
 /// Kernels with barriers, and how many of them order nothing: the last barrier of a block's sum keeps

@@ -11,7 +11,7 @@ use gpu_kernels::index_list::IndexList;
 use gpu_kernels::kernel::{In, KernelArgs, Out};
 use gpu_kernels::lut::Lut;
 use gpu_kernels::scores::{self, Scores};
-use gpu_kernels::select::{self, SelectCluster};
+use gpu_kernels::select::{KEYS_PER_WORD, Plan, SelectCluster};
 use gpu_kernels::step::StepShape;
 use gpu_kernels::top_k::{self, TopKCount, TopKDigit, TopKGather, TopKHistogram};
 use gpu_kernels::weights::{self, Weights};
@@ -73,6 +73,25 @@ pub(crate) struct StepOutputs {
     pub(crate) positions: Vec<i32>,
     pub(crate) lengths: Vec<i32>,
     pub(crate) weights: Vec<f32>,
+    pub(crate) listed: Vec<u16>,
+    pub(crate) tickets: Vec<u32>,
+}
+
+/// The weights of which `listed` tells, `[rows, weights_stride]`; those of the first `init_offset` positions
+/// are any.
+pub(crate) fn weights_of(shape: &StepShape, listed: &[u16]) -> Vec<f32> {
+    let words = (shape.code_capacity / KEYS_PER_WORD) as usize;
+    let stride = shape.weights_stride as usize;
+    let row = |row: &[u16]| {
+        let mut weights = vec![7.0; shape.init_offset.min(shape.weights_stride) as usize];
+        let bits = row
+            .iter()
+            .flat_map(|word| (0..16).map(move |i| word >> i & 1));
+        weights.extend(bits.map(f32::from));
+        weights.truncate(stride);
+        weights
+    };
+    listed.chunks(words).flat_map(row).collect()
 }
 
 type Result<T> = std::result::Result<T, LaunchError>;
@@ -179,12 +198,13 @@ impl<'a> SimStages<'a> {
         Ok(self.download(seq_lens))
     }
 
-    /// A whole step in clusters of `blocks`.
+    /// A whole step by `plan`, behind one that left the weights that `listed` tells of.
     pub(crate) fn select_cluster(
         &self,
         shape: &StepShape,
-        blocks: u32,
+        plan: Plan,
         inputs: &StepInputs<'_>,
+        listed: &[u16],
     ) -> Result<StepOutputs> {
         let rows = inputs.seq_lens.len() * shape.rows_per_batch() as usize;
         let half_norms: Vec<f32> = inputs
@@ -192,15 +212,16 @@ impl<'a> SimStages<'a> {
             .chunks_exact(shape.sub_dim() as usize)
             .map(gpu_kernels::codebook::half_norm)
             .collect();
-        let keys_per_thread = shape
-            .code_capacity
-            .div_ceil(blocks * select::THREADS)
-            .next_multiple_of(select::KEYS_PER_TILE);
         let seq_lens = self.upload_lens(shape, inputs.seq_lens);
         let codes = self.upload(inputs.codes);
         let positions = self.uninit::<i32>(rows * shape.list_stride as usize);
         let lengths = self.uninit::<i32>(rows);
-        let weights = self.uninit::<f32>(rows * shape.weights_stride as usize);
+        let listed_before = listed;
+        let listed = self.upload(listed_before);
+        let weights = self.upload(&weights_of(shape, listed_before));
+        let exchange = rows * (plan.num_blocks * plan.exchange_capacity) as usize;
+        let exchange = self.upload(&vec![u64::MAX; exchange]);
+        let tickets = self.upload(&vec![0u32; rows * (1 + plan.num_blocks as usize)]);
         let args = SelectCluster {
             centroids: In::from_address(self.upload(inputs.centroids)),
             half_norms: In::from_address(self.upload(&half_norms)),
@@ -208,21 +229,26 @@ impl<'a> SimStages<'a> {
             queries: In::from_address(self.upload(inputs.queries)),
             seq_lens: Out::from_address(seq_lens),
             codes: Out::from_address(codes),
+            exchange: Out::from_address(exchange),
+            tickets: Out::from_address(tickets),
             positions: Out::from_address(positions),
             lengths: Out::from_address(lengths),
+            listed: Out::from_address(listed),
             weights: Out::from_address(weights),
             new_tokens: u32::from(!inputs.new_keys.is_empty()),
-            keys_per_thread,
+            plan,
             shape: *shape,
         };
-        let words = select::layout::words(shape.table_len(), keys_per_thread);
-        self.launch_clusters((rows * blocks as usize, 1), blocks, words, &args)?;
+        let blocks = rows * plan.num_blocks as usize;
+        self.launch((blocks, 1), plan.shared_words(), &args)?;
         Ok(StepOutputs {
             seq_lens: self.download(seq_lens),
             codes: self.download(codes),
             positions: self.download(positions),
             lengths: self.download(lengths),
             weights: self.download(weights),
+            listed: self.download(listed),
+            tickets: self.download(tickets),
         })
     }
 

@@ -1,0 +1,85 @@
+//! The fused step for large tables: its buffers and its launch.
+
+use cust::stream::Stream;
+use gpu_kernels::select::{KEYS_PER_WORD, Plan, SelectCluster};
+use gpu_kernels::step::StepShape;
+
+use super::buffer::Buffer;
+use super::enqueue::{CodesBuffers, Enqueuer, ListBuffers};
+use super::launch::{Grid, launch};
+use crate::error::Result;
+
+/// What blocks of a row leave for each other, and which keys have a weight.
+#[derive(Debug)]
+pub(super) struct SelectBuffers {
+    exchange: Buffer<u64>,
+    tickets: Buffer<u32>,
+    listed: Buffer<u16>,
+}
+
+impl SelectBuffers {
+    /// For any of `plans`. [`SelectBuffers::forget`] comes before the first step.
+    pub(super) fn new(
+        shape: &StepShape,
+        rows: usize,
+        plans: impl Iterator<Item = Plan>,
+    ) -> Result<Self> {
+        let plans: Vec<Plan> = plans.collect();
+        let largest = |of: fn(&Plan) -> u32| plans.iter().map(of).max().unwrap_or(0) as usize;
+        // A row's only block leaves nothing.
+        let entries = largest(|plan| match plan.num_blocks {
+            1 => 0,
+            blocks => blocks * plan.exchange_capacity,
+        });
+        let has_weights = !plans.is_empty() && shape.weights_stride > 0;
+        let words = (shape.code_capacity / KEYS_PER_WORD) as usize;
+        Ok(SelectBuffers {
+            exchange: Buffer::new(rows * entries)?,
+            tickets: Buffer::new(rows * largest(|plan| 1 + plan.num_blocks))?,
+            listed: Buffer::new(if has_weights { rows * words } else { 0 })?,
+        })
+    }
+
+    /// Forgets which weights are set, and what a step that failed may have left.
+    pub(super) fn forget(&mut self, weights: &Buffer<f32>, stream: &Stream) -> Result<()> {
+        self.tickets.clear(stream)?;
+        self.listed.clear(stream)?;
+        weights.clear(stream)
+    }
+}
+
+#[allow(clippy::missing_safety_doc)] // the one contract of the type
+impl Enqueuer<'_> {
+    /// A whole step in one launch.
+    pub(super) unsafe fn select_cluster(
+        &self,
+        buffers: &CodesBuffers<'_>,
+        queries: &Buffer<f32>,
+        select: &SelectBuffers,
+        list: &ListBuffers,
+        new_tokens: usize,
+        plan: Plan,
+    ) -> Result<usize> {
+        let args = SelectCluster {
+            centroids: buffers.centroids.input(),
+            half_norms: buffers.half_norms.input(),
+            new_keys: buffers.new_keys.input(),
+            queries: queries.input(),
+            seq_lens: buffers.seq_lens.output(),
+            codes: buffers.codes.output(),
+            exchange: select.exchange.output(),
+            tickets: select.tickets.output(),
+            positions: list.positions.output(),
+            lengths: list.lengths.output(),
+            listed: select.listed.output(),
+            weights: list.weights.output(),
+            new_tokens: new_tokens as u32,
+            plan,
+            shape: *self.shape,
+        };
+        let grid = Grid(self.rows() * plan.num_blocks as usize, 1);
+        // SAFETY: the caller's, see the type; the plan was made for this shape.
+        unsafe { launch(self.device, self.stream, grid, plan.shared_words(), &args)? };
+        Ok(1)
+    }
+}
