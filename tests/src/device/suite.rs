@@ -110,6 +110,19 @@ impl Suite {
         });
     }
 
+    /// A test that opens simulated GPUs itself.
+    pub fn on_simulated(&mut self, name: &str, body: fn() -> TestCaseResult) {
+        let trial = format!("sim::{name}");
+        let trial_name = trial.clone();
+        let run = move || {
+            if !is_simulated() {
+                return in_own_process(&trial_name);
+            }
+            body().map_err(|error| Failed::from(error.to_string()))
+        };
+        self.trials.push(Trial::test(trial, run));
+    }
+
     /// A property that no device is needed for.
     pub fn property_alone<S: Strategy + 'static>(
         &mut self,
@@ -188,11 +201,13 @@ fn in_own_process(trial: &str) -> Result<(), Failed> {
         .output()
         .map_err(|error| Failed::from(error.to_string()))?;
     let stderr = String::from_utf8_lossy(&output.stderr);
+    let stdout = String::from_utf8_lossy(&output.stdout);
     eprint!("{stderr}");
     if output.status.success() {
+        print!("{stdout}");
         return Ok(());
     }
-    Err(format!("{}{stderr}", String::from_utf8_lossy(&output.stdout)).into())
+    Err(format!("{stdout}{stderr}").into())
 }
 
 fn with_report(device: &Device, failed: Failed) -> Failed {
@@ -201,8 +216,8 @@ fn with_report(device: &Device, failed: Failed) -> Failed {
     format!("{message}\n{report}").into()
 }
 
-/// The seed of all cases.
-pub(crate) fn seed() -> u64 {
+/// The seed of all cases: `KEYSIEVE_TEST_SEED`, or a fixed one.
+pub fn seed() -> u64 {
     let seed = std::env::var("KEYSIEVE_TEST_SEED").ok();
     seed.map_or(0x6b65_7973_6965_7665, |seed| {
         seed.parse()
