@@ -19,7 +19,7 @@ use proptest::test_runner::{TestRng, TestRunner};
 
 use super::driver::{self, is_simulated};
 use super::{DEVICES, Device, gpu};
-use crate::sim_driver::{PATH_VARIABLE, SimDriver};
+use crate::sim_driver::{DEVICES_VARIABLE, PATH_VARIABLE, SimDriver};
 
 /// One in so many of a property's cases is run on a simulated GPU: these are as large as a GPU's.
 /// `tests/differential` has many that are small.
@@ -197,6 +197,7 @@ fn in_own_process(trial: &str) -> Result<(), Failed> {
     let output = Command::new(this)
         .args(["--exact", trial, "--test-threads", "1"])
         .env(PATH_VARIABLE, SimDriver::path())
+        .env(DEVICES_VARIABLE, SimDriver::enough_devices())
         .env_remove("KEYSIEVE_REQUIRE_GPU")
         .output()
         .map_err(|error| Failed::from(error.to_string()))?;
