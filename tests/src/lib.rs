@@ -5,8 +5,10 @@
 //! The tests themselves are in `tests/`: a file for each stage, named as the stage is, or a folder
 //! where one file would be long.
 
+pub mod checks;
 pub mod device;
 pub mod oracle;
 pub mod shapes;
 pub mod sim_driver;
+pub mod steps;
 pub mod strategies;

@@ -61,7 +61,7 @@ pub struct KernelRuns {
 pub const PATH_VARIABLE: &str = "KEYSIEVE_LIBCUDA";
 
 /// The variable that lists the simulated GPUs; `90,80` without it.
-const DEVICES_VARIABLE: &str = "KEYSIEVE_SIM_DEVICES";
+pub(crate) const DEVICES_VARIABLE: &str = "KEYSIEVE_SIM_DEVICES";
 
 /// The library's functions for tests. What they do is told in its module `control`.
 #[derive(Debug)]
@@ -91,12 +91,16 @@ impl SimDriver {
         // SAFETY: the caller's condition.
         unsafe { env::set_var(PATH_VARIABLE, &path) };
         if env::var_os(DEVICES_VARIABLE).is_none() {
-            // Enough of each for every thread.
-            let pairs = std::thread::available_parallelism().map_or(1, usize::from);
             // SAFETY: as above.
-            unsafe { env::set_var(DEVICES_VARIABLE, vec!["90,80"; pairs].join(",")) };
+            unsafe { env::set_var(DEVICES_VARIABLE, SimDriver::enough_devices()) };
         }
         SimDriver::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// A list of simulated GPUs with one of each kind for every core.
+    pub(crate) fn enough_devices() -> String {
+        let pairs = std::thread::available_parallelism().map_or(1, usize::from);
+        vec!["90,80"; pairs].join(",")
     }
 
     /// The compute capabilities of the simulated GPUs, as 10 x major + minor, by ordinal.

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use keysieve_tests::device::{Device, Suite, fail, lens_u32, step_shape};
+use keysieve_tests::checks;
+use keysieve_tests::device::{Device, Suite, fail, step_shape};
 use keysieve_tests::oracle::{self, absolute_products_f64, distance_f64};
 use keysieve_tests::shapes::one_row;
-use keysieve_tests::strategies::{EncodeCase, Fill, Palette, Random, encode_cases, fills};
+use keysieve_tests::strategies::{Fill, Palette, encode_cases, fills};
 use proptest::test_runner::TestCaseResult;
 
 fn main() -> ExitCode {
@@ -13,7 +14,7 @@ fn main() -> ExitCode {
     suite.property(
         "codes_match_oracle",
         || encode_cases(1 << 19),
-        codes_match_oracle,
+        checks::codes,
     );
     suite.on_each_device(
         "equally_near_centroids_give_the_lower_index",
@@ -32,36 +33,6 @@ fn main() -> ExitCode {
         nearest_is_nearest,
     );
     suite.run()
-}
-
-fn codes_match_oracle(device: &Device, case: EncodeCase) -> TestCaseResult {
-    let shape = &case.shape;
-    let centroids = case.centroids.floats(shape.centroids_len());
-    let mut keys = case
-        .keys
-        .floats(shape.groups() * case.new_tokens * shape.head_dim);
-    if case.keys_are_centroids {
-        let mut random = Random::new(case.keys.seed);
-        for key in keys.chunks_mut(shape.sub_dim()) {
-            let at = random.below(centroids.len() / shape.sub_dim()) * shape.sub_dim();
-            key.copy_from_slice(&centroids[at..at + shape.sub_dim()]);
-        }
-    }
-    // What is there already must stay: not one code before, between or behind may change.
-    let mut random = Random::new(!case.keys.seed);
-    let codes: Vec<u8> = (0..shape.groups() * shape.code_capacity * shape.num_subvectors)
-        .map(|_| random.below(shape.num_centroids()) as u8)
-        .collect();
-    let expected = oracle::codes(shape, &centroids, &case.seq_lens, &keys, &codes);
-    device.check(&expected, |stages| {
-        stages.codes(
-            &step_shape(shape),
-            &centroids,
-            &lens_u32(&case.seq_lens),
-            &keys,
-            &codes,
-        )
-    })
 }
 
 /// One key of one sub-vector, among `centroids` of `sub_dim` components.

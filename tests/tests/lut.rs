@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use keysieve_tests::device::{Device, Suite, fail, step_shape};
+use keysieve_tests::checks;
+use keysieve_tests::device::{Suite, fail};
 use keysieve_tests::oracle;
 use keysieve_tests::strategies::{Budget, EVERY, Fill, Palette, StepCase, fills, step_cases};
 use proptest::prelude::*;
@@ -10,7 +11,7 @@ use proptest::test_runner::TestCaseResult;
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
-    suite.property("lut_matches_oracle", cases, lut_matches_oracle);
+    suite.property("lut_matches_oracle", cases, checks::lut);
     suite.property_alone(
         "oracle::table_entry_is_an_inner_product",
         || {
@@ -33,16 +34,6 @@ fn cases() -> impl Strategy<Value = StepCase> {
     step_cases(Budget {
         elements: 1 << 17,
         components: true,
-    })
-}
-
-fn lut_matches_oracle(device: &Device, case: StepCase) -> TestCaseResult {
-    let shape = &case.shape;
-    let centroids = case.floats.floats(shape.centroids_len());
-    let queries = case.codes.floats(shape.num_rows() * shape.head_dim);
-    let expected = oracle::lut(shape, &centroids, &queries);
-    device.check(&expected, |stages| {
-        stages.lut(&step_shape(shape), &centroids, &queries)
     })
 }
 

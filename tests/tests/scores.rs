@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use keysieve_tests::device::{Device, FAST, Suite, lens_u32, step_shape};
-use keysieve_tests::oracle::{self, Shape};
+use keysieve_tests::checks;
+use keysieve_tests::device::{Device, FAST, Suite, step_shape};
+use keysieve_tests::oracle::Shape;
 use keysieve_tests::shapes::one_row;
 use keysieve_tests::strategies::{Budget, Fill, StepCase, step_cases};
 use proptest::prelude::*;
@@ -11,7 +12,7 @@ use proptest::test_runner::TestCaseResult;
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
-    suite.property("scores_match_oracle", cases, scores_match_oracle);
+    suite.property("scores_match_oracle", cases, checks::scores);
     suite.on_each_device("sums_round_in_sub_vector_order", sums_round_in_order);
     suite.on_devices(&FAST, "a_million_keys", a_million_keys);
     suite.run()
@@ -22,27 +23,6 @@ fn cases() -> impl Strategy<Value = StepCase> {
         elements: 1 << 16,
         components: false,
     })
-}
-
-fn check(device: &Device, case: &StepCase) -> TestCaseResult {
-    let shape = &case.shape;
-    let table_len = shape.num_subvectors * shape.num_centroids();
-    let tables = case.floats.floats(shape.num_rows() * table_len);
-    let codes_len = shape.groups() * shape.code_capacity * shape.num_subvectors;
-    let codes = case.codes.codes(codes_len, shape.bits);
-    let expected = oracle::scores(shape, &case.seq_lens, &tables, &codes);
-    device.check(&expected, |stages| {
-        stages.scores(
-            &step_shape(shape),
-            &lens_u32(&case.seq_lens),
-            &tables,
-            &codes,
-        )
-    })
-}
-
-fn scores_match_oracle(device: &Device, case: StepCase) -> TestCaseResult {
-    check(device, &case)
 }
 
 fn plain(num_subvectors: usize, bits: u32, keys: usize) -> Shape {
@@ -79,9 +59,9 @@ fn sums_round_in_order(device: &Device) -> TestCaseResult {
 fn a_million_keys(device: &Device) -> TestCaseResult {
     let keys = (1 << 20) + 33;
     let fill = Fill::usual(1);
-    check(
+    checks::scores(
         device,
-        &StepCase {
+        StepCase {
             shape: plain(3, 8, keys),
             seq_lens: vec![keys - 1],
             floats: fill,

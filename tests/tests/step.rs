@@ -4,12 +4,12 @@
 use std::process::ExitCode;
 
 use keysieve::{
-    Backend, IndexParts, KeyIndex, Keys, Metric, PqConfig, Queries, SelectConfig, Selection,
-    Selector, TrainConfig,
+    Backend, IndexParts, KeyIndex, Keys, Metric, PqConfig, SelectConfig, Selector, TrainConfig,
 };
 use keysieve_tests::device::{CUDA, Device, Suite, check_same, fail};
-use keysieve_tests::oracle::{Context, Selected, Shape};
+use keysieve_tests::oracle::{Context, Shape};
 use keysieve_tests::shapes::{index_parts, pq_config, select_config};
+use keysieve_tests::steps::{check_against_oracle, keys, queries};
 use keysieve_tests::strategies::{Budget, Fill, LoopCase, loop_cases};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
@@ -42,64 +42,6 @@ fn cases() -> impl Strategy<Value = LoopCase> {
         elements: 1 << 16,
         components: true,
     })
-}
-
-/// Whether `selection` lists what `expected` does, padding and weights included.
-fn check_against_oracle(
-    shape: &Shape,
-    seq_len: usize,
-    weights: bool,
-    selection: &Selection,
-    expected: &Selected,
-) -> TestCaseResult {
-    prop_assert_eq!(selection.seq_len(), seq_len);
-    check_same("oracle", selection.lengths(), &expected.lengths)?;
-    let stride = selection.list_stride();
-    for row in 0..shape.num_rows() {
-        let (head, query) = (row / shape.num_queries, row % shape.num_queries);
-        let (batch, head) = (head / shape.num_qo_heads(), head % shape.num_qo_heads());
-        let mut list = expected.positions[row * shape.list_stride..][..shape.list_stride].to_vec();
-        let len = expected.lengths[row] as usize;
-        check_same(
-            "oracle",
-            selection.positions(batch, head, query),
-            &list[..len],
-        )?;
-        // The selector may have chosen a longer stride than the oracle's, never a shorter list.
-        list.resize(stride.max(len), -1);
-        list.truncate(stride);
-        check_same(
-            "oracle",
-            &selection.padded_positions()[row * stride..][..stride],
-            &list,
-        )?;
-        let dense = selection.weights(batch, head, query);
-        prop_assert_eq!(dense.is_some(), weights);
-        if let Some(dense) = dense {
-            let row_weights = &expected.weights[row * shape.weights_stride..][..seq_len];
-            check_same("oracle", dense, row_weights)?;
-        }
-    }
-    Ok(())
-}
-
-fn keys<'a>(shape: &Shape, data: &'a [f32], tokens: usize) -> keysieve::Result<Keys<'a>> {
-    Keys::new(
-        data,
-        [shape.batch, shape.num_kv_heads, tokens, shape.head_dim],
-    )
-}
-
-fn queries<'a>(shape: &Shape, data: &'a [f32]) -> keysieve::Result<Queries<'a>> {
-    Queries::new(
-        data,
-        [
-            shape.batch,
-            shape.num_qo_heads(),
-            shape.num_queries,
-            shape.head_dim,
-        ],
-    )
 }
 
 fn decode_loop_matches_oracle(device: &Device, case: LoopCase) -> TestCaseResult {

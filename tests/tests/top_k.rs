@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use keysieve_tests::checks;
 use keysieve_tests::device::{Device, FAST, Suite, lens_u32, step_shape};
 use keysieve_tests::oracle::{self, Shape};
 use keysieve_tests::shapes::one_row;
@@ -13,7 +14,7 @@ use proptest::test_runner::TestCaseResult;
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
-    suite.property("top_k_matches_oracle", cases, top_k_matches_oracle);
+    suite.property("top_k_matches_oracle", cases, checks::top_k);
     suite.on_each_device("every_heavy_around_a_tie", every_heavy_around_a_tie);
     suite.on_each_device("heavy_4096_of_all_special_scores", heavy_4096_of_specials);
     suite.on_devices(&FAST, "the_largest_context", the_largest_context);
@@ -32,20 +33,6 @@ fn check(device: &Device, shape: &Shape, seq_lens: &[usize], scores: &[f32]) -> 
     device.check(&expected, |stages| {
         stages.top_k(&step_shape(shape), &lens_u32(seq_lens), scores)
     })
-}
-
-fn top_k_matches_oracle(device: &Device, case: StepCase) -> TestCaseResult {
-    let shape = &case.shape;
-    let mut scores = case.floats.floats(shape.num_rows() * shape.code_capacity);
-    // Scores of codes that are no candidates would win, were they looked at.
-    for (row, (batch, _)) in shape.rows().into_iter().enumerate() {
-        for key in 0..shape.code_capacity {
-            if !shape.is_candidate(shape.init_offset + key, case.seq_lens[batch]) {
-                scores[row * shape.code_capacity + key] = f32::INFINITY;
-            }
-        }
-    }
-    check(device, shape, &case.seq_lens, &scores)
 }
 
 /// Scores of one row, all of them candidates'.

@@ -2,15 +2,15 @@
 
 use std::process::ExitCode;
 
-use keysieve_tests::device::{Device, Suite, step_shape};
-use keysieve_tests::oracle;
+use keysieve_tests::checks;
+use keysieve_tests::device::{Device, Suite};
 use keysieve_tests::strategies::{Budget, Random, StepCase, step_cases};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
-    suite.property("weights_match_oracle", cases, weights_match_oracle);
+    suite.property("weights_match_oracle", cases, checks::weights);
     suite.property(
         "weights_of_any_list_match_oracle",
         any_lists,
@@ -30,21 +30,6 @@ fn any_lists() -> impl Strategy<Value = (StepCase, usize)> {
     (cases(), 1..40usize)
 }
 
-fn check(device: &Device, case: &StepCase, lists: &[i32], lengths: &[i32]) -> TestCaseResult {
-    let expected = oracle::weights(&case.shape, lists, lengths);
-    let shape = step_shape(&case.shape);
-    device.check(&expected, |stages| stages.weights(&shape, lists, lengths))
-}
-
-/// Lists as a step makes them.
-fn weights_match_oracle(device: &Device, case: StepCase) -> TestCaseResult {
-    let shape = &case.shape;
-    let scores = case.floats.floats(shape.num_rows() * shape.code_capacity);
-    let heavy = oracle::top_k(shape, &case.seq_lens, &scores);
-    let (lists, lengths) = oracle::index_list(shape, &case.seq_lens, &heavy);
-    check(device, &case, &lists, &lengths)
-}
-
 /// Ascending lists with gaps of up to `gap`, empty ones among them.
 fn weights_of_any_list(device: &Device, (case, gap): (StepCase, usize)) -> TestCaseResult {
     let shape = &case.shape;
@@ -62,5 +47,5 @@ fn weights_of_any_list(device: &Device, (case, gap): (StepCase, usize)) -> TestC
         list.resize(shape.list_stride, -1);
         lists.extend(list);
     }
-    check(device, &case, &lists, &lengths)
+    checks::weights_of(device, &case, &lists, &lengths)
 }

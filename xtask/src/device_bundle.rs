@@ -66,7 +66,9 @@ fn cargo_executables(args: &[&str], root: &Path) -> Result<Vec<Executable>> {
     let messages = String::from_utf8(output.stdout)?;
     let mut executables = Vec::new();
     for line in messages.lines().filter(|line| line.starts_with('{')) {
-        executables.extend(parse_executable(&serde_json::from_str(line)?, root));
+        let message = serde_json::from_str(line)?;
+        executables.extend(parse_executable(&message, root));
+        executables.extend(parse_sim_driver(&message, root));
     }
     Ok(executables)
 }
@@ -93,6 +95,20 @@ fn parse_executable(message: &Value, root: &Path) -> Option<Executable> {
         }
         _ => return None,
     };
+    Some(Executable { path, name })
+}
+
+/// The simulated driver, which the tests open beside themselves.
+fn parse_sim_driver(message: &Value, root: &Path) -> Option<Executable> {
+    let manifest = Path::new(message["manifest_path"].as_str()?);
+    if manifest != root.join("tests/sim-driver/Cargo.toml") || message["profile"]["test"] == true {
+        return None;
+    }
+    let files = message["filenames"].as_array()?.iter();
+    let path = files
+        .filter_map(|file| Some(PathBuf::from(file.as_str()?)))
+        .find(|file| file.extension().is_some_and(|extension| extension == "so"))?;
+    let name = path.file_name()?.to_str()?.to_owned();
     Some(Executable { path, name })
 }
 
@@ -170,6 +186,16 @@ mod tests {
         assert_eq!(name_of(&lib).as_deref(), Some("keysieve-lib-unit"));
         let bin = artifact("host", "bin", "keysieve", false);
         assert_eq!(name_of(&bin).as_deref(), Some("keysieve"));
+    }
+
+    #[test]
+    fn the_simulated_driver_comes_along() {
+        let mut message = artifact("tests/sim-driver", "cdylib", "keysieve_sim_driver", false);
+        let library = "/k/target/release/deps/libkeysieve_sim_driver.so";
+        message["filenames"] = json!([library, "/k/target/release/deps/x.rlib"]);
+        let found = parse_sim_driver(&message, Path::new("/k")).unwrap();
+        assert_eq!(found.name, "libkeysieve_sim_driver.so");
+        assert_eq!(found.path, Path::new(library));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod check_ptx;
 
 mod ci;
 mod device_bundle;
+mod soak;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ enum Task {
     CheckPtx,
     /// Everything that must pass before a change is merged, in order
     Ci,
+    /// Run many differential cases on simulated GPUs: before a release, for an hour
+    Soak(soak::Options),
     /// Gather stripped tests and binary for a GPU machine that has no Rust
     DeviceBundle {
         /// Files to put into the bundle's data folder
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Some(Task::BuildPtx { .. }) => build_ptx::build(),
         Some(Task::CheckPtx) => check_ptx::run(),
         Some(Task::Ci) => ci::run(),
+        Some(Task::Soak(options)) => soak::run(&options),
         Some(Task::DeviceBundle { data }) => device_bundle::run(&data),
     };
     match result {

@@ -118,12 +118,16 @@ fn record(touches: &mut [Touch; 2], who: &Accessor<'_>) {
     touches[0] = new;
 }
 
-/// A region's cells: one a word until an access is narrower, then one a byte.
+/// A region's cells: one a word until an access is narrower, then one a byte. They are made in pieces,
+/// when something there is touched first.
 #[derive(Debug, Default)]
 pub(crate) struct Shadow {
-    cells: Vec<Cell>,
+    pieces: Vec<Vec<Cell>>,
     bytes: bool,
 }
+
+/// Bytes of a region that a piece is for: a power of two, and a multiple of every access's width.
+const PIECE: usize = 512;
 
 impl Shadow {
     #[inline]
@@ -169,27 +173,29 @@ impl Shadow {
         Ok(())
     }
 
+    /// The cells of an access, which is aligned, and so in one piece.
     #[inline]
     fn touched(&mut self, len: usize, at: usize, width: usize) -> &mut [Cell] {
-        if self.cells.is_empty() || (!self.bytes && width < 4) {
-            self.refine(len, width);
+        if self.pieces.is_empty() {
+            self.pieces.resize_with(len.div_ceil(PIECE), Vec::new);
+            self.bytes = width < 4;
+        } else if !self.bytes && width < 4 {
+            self.refine();
         }
-        if self.bytes {
-            &mut self.cells[at..at + width]
-        } else {
-            &mut self.cells[at / 4..(at + width).div_ceil(4)]
+        let cell_bytes = if self.bytes { 1 } else { 4 };
+        let piece = &mut self.pieces[at / PIECE];
+        if piece.is_empty() {
+            piece.resize(PIECE / cell_bytes, Cell::default());
         }
+        let at = at % PIECE;
+        &mut piece[at / cell_bytes..(at + width).div_ceil(cell_bytes)]
     }
 
     #[cold]
-    fn refine(&mut self, len: usize, width: usize) {
-        if self.cells.is_empty() {
-            self.bytes = width < 4;
-            let cells = if self.bytes { len } else { len.div_ceil(4) };
-            self.cells = vec![Cell::default(); cells];
-        } else {
-            self.bytes = true;
-            self.cells = (0..len).map(|at| self.cells[at / 4]).collect();
+    fn refine(&mut self) {
+        self.bytes = true;
+        for piece in &mut self.pieces {
+            *piece = piece.iter().flat_map(|&cell| [cell; 4]).collect();
         }
     }
 }

@@ -23,7 +23,8 @@
 //!
 //! A violation is printed on stderr, kept for [`control::sim_driver_take_report`], and answered as a GPU
 //! would (`CUDA_ERROR_ILLEGAL_ADDRESS` and its like), to the call that waits for the work and to every
-//! later one. [`control::sim_driver_violations_stay`] makes it one answer of `CUDA_ERROR_UNKNOWN` instead.
+//! later one. [`control::sim_driver_violations_stay`] makes it one answer of `CUDA_ERROR_UNKNOWN` instead,
+//! with nothing printed.
 //!
 //! # Faults
 //!

@@ -37,7 +37,12 @@ pub(super) unsafe fn choose() {
 
 /// Whether the process has the simulated driver.
 pub(crate) fn is_simulated() -> bool {
-    matches!(SIMULATED.get(), Some(Some(_)))
+    simulated().is_some()
+}
+
+/// The simulated driver, if the process has it.
+pub(crate) fn simulated() -> Option<&'static SimDriver> {
+    SIMULATED.get().and_then(Option::as_ref)
 }
 
 /// Whether the system's libcuda finds a GPU. Asked without the library under test, which opens one
@@ -88,8 +93,7 @@ impl SimGpu {
     }
 
     pub(crate) fn driver(&self) -> &'static SimDriver {
-        let driver = SIMULATED.get().and_then(Option::as_ref);
-        driver.expect("a simulated GPU belongs to the simulated driver")
+        simulated().expect("a simulated GPU belongs to the simulated driver")
     }
 }
 

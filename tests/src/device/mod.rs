@@ -11,7 +11,7 @@
 mod driver;
 mod suite;
 
-pub use suite::Suite;
+pub use suite::{Suite, seed};
 
 use std::fmt::Debug;
 use std::sync::OnceLock;
@@ -26,6 +26,7 @@ use proptest::test_runner::{TestCaseError, TestCaseResult};
 
 use self::driver::SimGpu;
 use crate::oracle::Shape;
+use crate::sim_driver::{KernelRuns, SimDriver};
 
 /// A backend under test.
 pub struct Device {
@@ -89,6 +90,11 @@ impl Device {
         self.sim
             .as_ref()
             .map_or(String::new(), |sim| sim.driver().take_report())
+    }
+
+    /// What kernels did on all simulated GPUs of this process.
+    pub fn kernel_runs() -> Vec<KernelRuns> {
+        driver::simulated().map_or(Vec::new(), SimDriver::kernels)
     }
 
     /// The stages, one at a time.

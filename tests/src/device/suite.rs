@@ -19,7 +19,7 @@ use proptest::test_runner::{TestRng, TestRunner};
 
 use super::driver::{self, is_simulated};
 use super::{DEVICES, Device, gpu};
-use crate::sim_driver::{PATH_VARIABLE, SimDriver};
+use crate::sim_driver::{DEVICES_VARIABLE, PATH_VARIABLE, SimDriver};
 
 /// One in so many of a property's cases is run on a simulated GPU: these are as large as a GPU's.
 /// `tests/differential` has many that are small.
@@ -110,6 +110,19 @@ impl Suite {
         });
     }
 
+    /// A test that opens simulated GPUs itself.
+    pub fn on_simulated(&mut self, name: &str, body: fn() -> TestCaseResult) {
+        let trial = format!("sim::{name}");
+        let trial_name = trial.clone();
+        let run = move || {
+            if !is_simulated() {
+                return in_own_process(&trial_name);
+            }
+            body().map_err(|error| Failed::from(error.to_string()))
+        };
+        self.trials.push(Trial::test(trial, run));
+    }
+
     /// A property that no device is needed for.
     pub fn property_alone<S: Strategy + 'static>(
         &mut self,
@@ -184,15 +197,18 @@ fn in_own_process(trial: &str) -> Result<(), Failed> {
     let output = Command::new(this)
         .args(["--exact", trial, "--test-threads", "1"])
         .env(PATH_VARIABLE, SimDriver::path())
+        .env(DEVICES_VARIABLE, SimDriver::enough_devices())
         .env_remove("KEYSIEVE_REQUIRE_GPU")
         .output()
         .map_err(|error| Failed::from(error.to_string()))?;
     let stderr = String::from_utf8_lossy(&output.stderr);
+    let stdout = String::from_utf8_lossy(&output.stdout);
     eprint!("{stderr}");
     if output.status.success() {
+        print!("{stdout}");
         return Ok(());
     }
-    Err(format!("{}{stderr}", String::from_utf8_lossy(&output.stdout)).into())
+    Err(format!("{stdout}{stderr}").into())
 }
 
 fn with_report(device: &Device, failed: Failed) -> Failed {
@@ -201,8 +217,8 @@ fn with_report(device: &Device, failed: Failed) -> Failed {
     format!("{message}\n{report}").into()
 }
 
-/// The seed of all cases.
-pub(crate) fn seed() -> u64 {
+/// The seed of all cases: `KEYSIEVE_TEST_SEED`, or a fixed one.
+pub fn seed() -> u64 {
     let seed = std::env::var("KEYSIEVE_TEST_SEED").ok();
     seed.map_or(0x6b65_7973_6965_7665, |seed| {
         seed.parse()
