@@ -268,7 +268,9 @@ unsafe fn append(
             let code = codes::encode(
                 shape, group, subvector, centroids, half_norms, new_keys, key_at,
             );
-            codes::store(shape, group, position, subvector, code, key_codes);
+            if warp::lane_id() == 0 {
+                codes::store(shape, group, position, subvector, code, key_codes);
+            }
         }
         subvector += THREADS / 32;
     }
