@@ -43,6 +43,8 @@ impl SelectBuffers {
     /// Forgets which weights are set, and what a step that failed may have left.
     pub(super) fn forget(&mut self, weights: &Buffer<f32>, stream: &Stream) -> Result<()> {
         self.tickets.clear(stream)?;
+        // The last block loads a whole room at once, and leaves aside what no block has left there.
+        self.exchange.clear(stream)?;
         self.listed.clear(stream)?;
         weights.clear(stream)
     }
