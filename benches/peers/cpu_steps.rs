@@ -2,19 +2,24 @@
 //!
 //! `cpu_steps KV M BITS HEAVY THREADS RUNS`: trains an index on the keys of a KV file, takes `RUNS` steps,
 //! each one query of every head, and prints one line of JSON. Lists are all heavy keys: no sink, no
-//! window. `cpu_steps train KV M BITS ITERATIONS THREADS RUNS` times the training alone.
+//! window. `cpu_steps train KV M BITS ITERATIONS THREADS RUNS` times the training alone. In place of a
+//! file, `31872x128` stands for so many normally distributed keys of so many components.
 
-use std::error::Error;
 use std::time::Instant;
 
 use keysieve::cpu::simd::Simd;
 use keysieve::files::KvFile;
-use keysieve::{Backend, KeyIndex, PqConfig, Queries, SelectConfig, Selector, TrainConfig};
+use keysieve::{Backend, KeyIndex, Keys, PqConfig, Queries, SelectConfig, Selector, TrainConfig};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 /// Steps whose list is checked, each before it is timed.
 const CHECKED: usize = 2;
 
-fn main() -> Result<(), Box<dyn Error>> {
+/// Anything that goes wrong, from any thread.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> Result<(), Failure> {
     let mut args: Vec<String> = std::env::args().skip(1).collect();
     let training_alone = args.first().is_some_and(|arg| arg == "train");
     if training_alone {
@@ -33,11 +38,44 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads.parse()?)
         .build()?;
-    let kv = KvFile::read("KV", kv.as_ref())?;
+    let random = kv.split_once('x').and_then(|(tokens, head_dim)| {
+        let (tokens, head_dim) = (tokens.parse().ok()?, head_dim.parse().ok()?);
+        Some((
+            tokens,
+            head_dim,
+            normal(tokens * head_dim, 0),
+            normal(QUERIES * head_dim, 1),
+        ))
+    });
+    let file = match random {
+        Some(_) => None,
+        None => Some(KvFile::read("KV", kv.as_ref())?),
+    };
+    let (keys, queries) = match (&random, &file) {
+        (Some((tokens, head_dim, keys, queries)), _) => (
+            Keys::new(keys, [1, 1, *tokens, *head_dim])?,
+            Queries::new(queries, [1, 1, QUERIES, *head_dim])?,
+        ),
+        (None, file) => {
+            let file = file.as_ref().expect("read above");
+            (file.keys(), file.queries())
+        }
+    };
     pool.install(|| match training_alone {
-        true => train(&kv, &pq, number, runs),
-        false => steps(&kv, &pq, number, runs),
+        true => train(keys, &pq, number, runs),
+        false => steps(keys, queries, &pq, number, runs),
     })
+}
+
+/// Queries of a head that is made up.
+const QUERIES: usize = 64;
+
+/// `len` numbers of nearly a normal distribution: each the sum of twelve uniform ones.
+fn normal(len: usize, seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..len)
+        .map(|_| (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0)
+        .collect()
 }
 
 fn median(mut times: Vec<f64>) -> f64 {
@@ -45,8 +83,7 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
-fn train(kv: &KvFile, pq: &PqConfig, iterations: usize, runs: usize) -> Result<(), Box<dyn Error>> {
-    let keys = kv.keys();
+fn train(kv: &KvFile, pq: &PqConfig, iterations: usize, runs: usize) -> Result<(), Failure> {
     let mut times = Vec::new();
     let mut inertias = Vec::new();
     for seed in 0..runs as u64 {
@@ -54,7 +91,7 @@ fn train(kv: &KvFile, pq: &PqConfig, iterations: usize, runs: usize) -> Result<(
         let start = Instant::now();
         let index = KeyIndex::train(pq, &training, keys, keys.tokens)?;
         times.push(start.elapsed().as_secs_f64() * 1e3);
-        inertias.push(inertia(kv, &index));
+        inertias.push(inertia(keys, &index));
     }
     println!(
         r#"{{"simd": "{}", "ms": {}, "inertia": {}}}"#,
@@ -66,13 +103,13 @@ fn train(kv: &KvFile, pq: &PqConfig, iterations: usize, runs: usize) -> Result<(
 }
 
 /// The sum of all keys' squared distances to what their codes stand for.
-fn inertia(kv: &KvFile, index: &KeyIndex) -> f64 {
+fn inertia(keys: Keys<'_>, index: &KeyIndex) -> f64 {
     let (m, sub_dim) = (
         index.config().num_subvectors,
         index.config().sub_dim(index.head_dim()),
     );
     let parts = index.to_parts();
-    let sub_vectors = kv.keys().data.chunks(sub_dim).zip(&parts.codes);
+    let sub_vectors = keys.data.chunks(sub_dim).zip(&parts.codes);
     let distance = |(i, (x, &code)): (usize, (&[f32], &u8))| -> f64 {
         let at = ((i % m) << index.config().bits) + usize::from(code);
         let centroid = &parts.centroids[at * sub_dim..][..sub_dim];
@@ -82,8 +119,13 @@ fn inertia(kv: &KvFile, index: &KeyIndex) -> f64 {
     sub_vectors.enumerate().map(distance).sum()
 }
 
-fn steps(kv: &KvFile, pq: &PqConfig, heavy: usize, runs: usize) -> Result<(), Box<dyn Error>> {
-    let keys = kv.keys();
+fn steps(
+    keys: Keys<'_>,
+    queries: Queries<'_>,
+    pq: &PqConfig,
+    heavy: usize,
+    runs: usize,
+) -> Result<(), Failure> {
     let training = TrainConfig {
         iterations: 4,
         seed: 0,
@@ -96,7 +138,6 @@ fn steps(kv: &KvFile, pq: &PqConfig, heavy: usize, runs: usize) -> Result<(), Bo
         short_context: false,
         weights: false,
     };
-    let queries = kv.queries();
     let heads = keys.num_kv_heads;
     let mut selector = Selector::new(&Backend::Cpu, index, select, heads, 1)?;
     let mut times = Vec::new();

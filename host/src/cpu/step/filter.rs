@@ -161,3 +161,117 @@ fn deficits_on<I>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(m: u32, bits: u32) -> StepShape {
+        StepShape {
+            num_kv_heads: 1,
+            num_qo_heads: 1,
+            num_queries: 1,
+            head_dim: m,
+            num_subvectors: m,
+            bits,
+            init_offset: 0,
+            code_capacity: 0,
+            sink: 0,
+            window: 0,
+            heavy: 1,
+            short_context_limit: 0,
+            list_stride: 1,
+            weights_stride: 0,
+        }
+    }
+
+    /// Numbers in -1..1 without a pattern that matters, times `size`.
+    fn numbers(len: usize, seed: u32, size: f32) -> Vec<f32> {
+        let mut state = seed | 1;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            size * ((state >> 8) as f32 / (1 << 23) as f32 - 1.0)
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
+    /// What the module's first lines claim, for keys of random codes: of two keys the better one's
+    /// deficit is at most the other's and m, whatever sizes the entries have and the scale was made for.
+    #[test]
+    fn a_better_key_lacks_at_most_the_slack_more() {
+        for simd in Simd::available() {
+            for (m, bits) in [(1, 8), (2, 7), (7, 3), (8, 8), (16, 4), (64, 5)] {
+                for (seed, size) in [(1, 1.0), (2, 1e30), (3, 1e-38), (4, 1e-44), (5, 0.0)] {
+                    let mut table = numbers(m << bits, seed, size);
+                    // One sub-vector towers over the others, so that rounding matters.
+                    table[..1 << bits]
+                        .iter_mut()
+                        .for_each(|x| *x = *x * 1000.0 + 1e7 * size);
+                    let mut filter = Filter::new(&shape(m as u32, bits));
+                    assert!(filter.look_at(simd, &table));
+                    let codes: Vec<usize> = numbers(200 * m, 9, (1 << bits) as f32 / 2.0)
+                        .iter()
+                        .map(|x| ((x + (1 << bits) as f32 / 2.0) as usize).min((1 << bits) - 1))
+                        .collect();
+                    let score = |key: &[usize]| {
+                        gpu_kernels::scores::score(m, |j| table[(j << bits) + key[j]])
+                    };
+                    let mut scores: Vec<f32> = codes.chunks(m).map(score).collect();
+                    scores.sort_by(f32::total_cmp);
+                    for worst in [
+                        None,
+                        Some(scores[100]),
+                        Some(scores[190]),
+                        Some(scores[199]),
+                    ] {
+                        filter.build(simd, &table, worst);
+                        let entry = |j: usize, code: usize| {
+                            let rows = (1usize << bits).div_ceil(16);
+                            u32::from(filter.rows[j * rows + code / 16][code % 16])
+                        };
+                        let deficit = |key: &[usize]| {
+                            let entries = key.iter().enumerate().map(|(j, &code)| entry(j, code));
+                            entries.sum::<u32>().min(255)
+                        };
+                        let mut keys: Vec<(f32, u32)> = codes
+                            .chunks(m)
+                            .map(|key| (score(key), deficit(key)))
+                            .collect();
+                        keys.sort_by(|a, b| b.0.total_cmp(&a.0));
+                        // Of all better keys the largest deficit is the one to hold.
+                        let mut largest = 0;
+                        for (score, deficit) in keys {
+                            largest = largest.max(deficit);
+                            if deficit <= u32::from(MAX_DEFICIT - filter.slack()) {
+                                assert!(
+                                    largest <= deficit + u32::from(filter.slack()),
+                                    "m={m} bits={bits} size={size} {worst:?}: {score}"
+                                );
+                            } else {
+                                assert!(
+                                    worst.is_some(),
+                                    "the worst score has a deficit of its own"
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_bounded_is_said() {
+        for simd in Simd::available() {
+            let mut filter = Filter::new(&shape(2, 5));
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
+                for at in [0, 17, 31, 32, 63] {
+                    let mut table = vec![1.0; 64];
+                    assert!(filter.look_at(simd, &table));
+                    table[at] = bad;
+                    assert!(!filter.look_at(simd, &table), "{bad} at {at}");
+                }
+            }
+        }
+    }
+}
