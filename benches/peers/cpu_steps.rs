@@ -83,7 +83,7 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
-fn train(kv: &KvFile, pq: &PqConfig, iterations: usize, runs: usize) -> Result<(), Failure> {
+fn train(keys: Keys<'_>, pq: &PqConfig, iterations: usize, runs: usize) -> Result<(), Failure> {
     let mut times = Vec::new();
     let mut inertias = Vec::new();
     for seed in 0..runs as u64 {

@@ -188,7 +188,11 @@ fn nearest_of_tile<I: Isa, const K: usize>(
             best[k] = isa.larger(best[k], sums[k], indices);
         }
     }
-    best.map(|best| nearest_of_lanes(isa, best))
+    let mut nearest = [(Nearest::NONE, 0.0); K];
+    for k in 0..K {
+        nearest[k] = nearest_of_lanes(isa, best[k]);
+    }
+    nearest
 }
 
 /// Four blocks of centroids at a time.
@@ -217,16 +221,16 @@ fn nearest_in_blocks<I: Isa, const B: usize>(
     mut best: Best<I>,
 ) -> Best<I> {
     let sub_dim = lanes.sub_dim;
-    let components: [&[FloatLanes]; B] =
-        std::array::from_fn(|b| &lanes.components[(first + b) * sub_dim..][..sub_dim]);
-    let mut sums: [I::Floats; B] = std::array::from_fn(|b| {
+    let components = &lanes.components[first * sub_dim..][..B * sub_dim];
+    let mut sums = [isa.splat(0.0); B];
+    for b in 0..B {
         let minus_half_norms = lanes.half_norms[first + b].0.map(|half_norm| -half_norm);
-        isa.load(&minus_half_norms)
-    });
+        sums[b] = isa.load(&minus_half_norms);
+    }
     for (i, &x) in point[..sub_dim].iter().enumerate() {
         let x = isa.splat(x);
         for b in 0..B {
-            sums[b] = isa.fma(x, isa.load(&components[b][i].0), sums[b]);
+            sums[b] = isa.fma(x, isa.load(&components[b * sub_dim + i].0), sums[b]);
         }
     }
     for (b, &sum) in sums.iter().enumerate() {

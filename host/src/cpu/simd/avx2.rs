@@ -40,22 +40,37 @@ impl Avx2 {
             } else {
                 _mm256_and_si256(x, _mm256_set1_epi8(15))
             };
-            let row = |i: usize| {
-                let row = _mm_loadu_si128(table[i].as_ptr().cast());
-                _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(row), low)
-            };
             let bit4 = _mm256_slli_epi16::<3>(x);
             let bit5 = _mm256_slli_epi16::<2>(x);
             let bit6 = _mm256_slli_epi16::<1>(x);
-            let two = |i: usize| _mm256_blendv_epi8(row(i), row(i + 1), bit4);
-            let four = |i: usize| _mm256_blendv_epi8(two(i), two(i + 2), bit5);
-            let eight = |i: usize| _mm256_blendv_epi8(four(i), four(i + 4), bit6);
+            // Macros, not closures: those would be compiled without AVX2.
+            macro_rules! row {
+                ($i:expr) => {{
+                    let row = _mm_loadu_si128(table[$i].as_ptr().cast());
+                    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(row), low)
+                }};
+            }
+            macro_rules! two {
+                ($i:expr) => {
+                    _mm256_blendv_epi8(row!($i), row!($i + 1), bit4)
+                };
+            }
+            macro_rules! four {
+                ($i:expr) => {
+                    _mm256_blendv_epi8(two!($i), two!($i + 2), bit5)
+                };
+            }
+            macro_rules! eight {
+                ($i:expr) => {
+                    _mm256_blendv_epi8(four!($i), four!($i + 4), bit6)
+                };
+            }
             match ROWS {
-                1 => row(0),
-                2 => two(0),
-                4 => four(0),
-                8 => eight(0),
-                16 => _mm256_blendv_epi8(eight(0), eight(8), x),
+                1 => row!(0),
+                2 => two!(0),
+                4 => four!(0),
+                8 => eight!(0),
+                16 => _mm256_blendv_epi8(eight!(0), eight!(8), x),
                 _ => unreachable!("a table has 2^bits entries"),
             }
         }
@@ -104,10 +119,11 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn at_least(self, a: Self::Floats, b: Self::Floats) -> u16 {
         // SAFETY: `self` is the proof that the processor has AVX2.
-        let half = |i: usize| unsafe {
-            _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(a[i], b[i])) as u16
-        };
-        half(0) | (half(1) << 8)
+        unsafe {
+            let low = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(a[0], b[0]));
+            let high = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(a[1], b[1]));
+            low as u16 | ((high as u16) << 8)
+        }
     }
 
     #[inline(always)]
@@ -168,12 +184,13 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn at_most(self, x: Self::Bytes, limit: u8) -> u64 {
         // SAFETY: `self` is the proof that the processor has AVX2.
-        let half = |i: usize| unsafe {
+        unsafe {
             let limit = _mm256_set1_epi8(limit as i8);
-            let at_most = _mm256_cmpeq_epi8(_mm256_min_epu8(x[i], limit), x[i]);
-            u64::from(_mm256_movemask_epi8(at_most) as u32)
-        };
-        half(0) | (half(1) << 32)
+            let low = _mm256_cmpeq_epi8(_mm256_min_epu8(x[0], limit), x[0]);
+            let high = _mm256_cmpeq_epi8(_mm256_min_epu8(x[1], limit), x[1]);
+            let high = u64::from(_mm256_movemask_epi8(high) as u32);
+            u64::from(_mm256_movemask_epi8(low) as u32) | (high << 32)
+        }
     }
 
     #[inline(always)]
@@ -186,7 +203,7 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn high_nibbles(self, x: Self::Bytes) -> Self::Bytes {
         // SAFETY: `self` is the proof that the processor has AVX2.
-        let shifted = unsafe { x.map(|x| _mm256_srli_epi16::<4>(x)) };
+        let shifted = unsafe { [_mm256_srli_epi16::<4>(x[0]), _mm256_srli_epi16::<4>(x[1])] };
         self.low_nibbles(shifted)
     }
 

@@ -30,21 +30,37 @@ impl<const VBMI: bool> Avx512<VBMI> {
             } else {
                 _mm512_and_si512(x, _mm512_set1_epi8(15))
             };
-            let row = |i: usize| {
-                let row = _mm_loadu_si128(table[i].as_ptr().cast());
-                _mm512_shuffle_epi8(_mm512_broadcast_i32x4(row), low)
-            };
-            let bit = |bit: i8| _mm512_test_epi8_mask(x, _mm512_set1_epi8(bit));
-            let (bit4, bit5, bit6) = (bit(16), bit(32), bit(64));
-            let two = |i: usize| _mm512_mask_blend_epi8(bit4, row(i), row(i + 1));
-            let four = |i: usize| _mm512_mask_blend_epi8(bit5, two(i), two(i + 2));
-            let eight = |i: usize| _mm512_mask_blend_epi8(bit6, four(i), four(i + 4));
+            let bit4 = _mm512_test_epi8_mask(x, _mm512_set1_epi8(16));
+            let bit5 = _mm512_test_epi8_mask(x, _mm512_set1_epi8(32));
+            let bit6 = _mm512_test_epi8_mask(x, _mm512_set1_epi8(64));
+            // Macros, not closures: those would be compiled without AVX-512.
+            macro_rules! row {
+                ($i:expr) => {{
+                    let row = _mm_loadu_si128(table[$i].as_ptr().cast());
+                    _mm512_shuffle_epi8(_mm512_broadcast_i32x4(row), low)
+                }};
+            }
+            macro_rules! two {
+                ($i:expr) => {
+                    _mm512_mask_blend_epi8(bit4, row!($i), row!($i + 1))
+                };
+            }
+            macro_rules! four {
+                ($i:expr) => {
+                    _mm512_mask_blend_epi8(bit5, two!($i), two!($i + 2))
+                };
+            }
+            macro_rules! eight {
+                ($i:expr) => {
+                    _mm512_mask_blend_epi8(bit6, four!($i), four!($i + 4))
+                };
+            }
             match ROWS {
-                1 => row(0),
-                2 => two(0),
-                4 => four(0),
-                8 => eight(0),
-                16 => _mm512_mask_blend_epi8(_mm512_movepi8_mask(x), eight(0), eight(8)),
+                1 => row!(0),
+                2 => two!(0),
+                4 => four!(0),
+                8 => eight!(0),
+                16 => _mm512_mask_blend_epi8(_mm512_movepi8_mask(x), eight!(0), eight!(8)),
                 _ => unreachable!("a table has 2^bits entries"),
             }
         }
@@ -63,12 +79,21 @@ impl<const VBMI: bool> Avx512<VBMI> {
         let table = table.as_flattened().as_ptr();
         // SAFETY: the caller's promise; tables of 4, 8 and 16 rows have 64, 128 and 256 bytes.
         unsafe {
-            let part = |i: usize| _mm512_loadu_si512(table.add(64 * i).cast());
-            let two = |i: usize| _mm512_permutex2var_epi8(part(i), x, part(i + 1));
+            // Macros, not closures: those would be compiled without AVX-512.
+            macro_rules! part {
+                ($i:expr) => {
+                    _mm512_loadu_si512(table.add(64 * $i).cast())
+                };
+            }
+            macro_rules! two {
+                ($i:expr) => {
+                    _mm512_permutex2var_epi8(part!($i), x, part!($i + 1))
+                };
+            }
             match ROWS {
-                4 => _mm512_permutexvar_epi8(x, part(0)),
-                8 => two(0),
-                16 => _mm512_mask_blend_epi8(_mm512_movepi8_mask(x), two(0), two(2)),
+                4 => _mm512_permutexvar_epi8(x, part!(0)),
+                8 => two!(0),
+                16 => _mm512_mask_blend_epi8(_mm512_movepi8_mask(x), two!(0), two!(2)),
                 _ => unreachable!("smaller tables are shuffled"),
             }
         }
