@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use gpu_kernels::order::rank;
-use gpu_kernels::scores::score;
 use gpu_kernels::step::StepShape;
 use rayon::prelude::*;
 
@@ -227,14 +226,9 @@ impl Worker {
         let cut = cut.expect("every deficit is small enough");
         let middle = Instant::now();
 
-        let (shape, m) = (row.shape, row.shape.num_subvectors as usize);
         let [ranks, room] = &mut self.ranks;
-        let mut len = 0;
-        for code in self.parts.iter().flat_map(|part| part.codes(cut)) {
-            let score = exact_score(row, &self.table, m, code);
-            ranks[len] = rank(score, shape.init_offset + code as u32);
-            len += 1;
-        }
+        let left = self.parts.iter().flat_map(|part| part.codes(cut));
+        let len = exact_ranks(row, &self.table, left, ranks);
         top_k::take_best(&ranks[..len], room, &mut self.heavy_positions[..heavy_k]);
         self.times.scores += middle - start;
         self.times.top_k += middle.elapsed();
@@ -245,15 +239,15 @@ impl Worker {
     fn sampled_score(&mut self, row: Row<'_>, heavy_k: usize) -> Option<f32> {
         const SIZE: usize = 256;
         let candidates = top_k::candidate_codes(row.shape, row.seq_len);
-        let m = row.shape.num_subvectors as usize;
         let step = candidates.len() / SIZE;
         let nth = sample_rank(heavy_k, candidates.len(), SIZE);
         if nth >= SIZE {
             return None;
         }
         let mut sample = [0.0; SIZE];
-        for (i, score) in sample.iter_mut().enumerate() {
-            *score = exact_score(row, &self.table, m, candidates.start + i * step);
+        for (i, scores) in sample.chunks_exact_mut(BATCH).enumerate() {
+            let batch = std::array::from_fn(|k| candidates.start + (i * BATCH + k) * step);
+            scores.copy_from_slice(&exact_scores(row, &self.table, &batch));
         }
         // The filter saw the table: no score is NaN.
         let (_, &mut score, _) = sample.select_nth_unstable_by(nth, |a, b| b.total_cmp(a));
@@ -291,8 +285,48 @@ impl Worker {
     }
 }
 
+/// Writes the ranks of those codes; returns how many there are.
+fn exact_ranks(
+    row: Row<'_>,
+    table: &[f32],
+    codes: impl Iterator<Item = usize>,
+    ranks: &mut [u64],
+) -> usize {
+    let mut batch = [0; BATCH];
+    let mut len = 0;
+    let mut write = |batch: &[usize; BATCH], first: usize, end: usize| {
+        let scores = exact_scores(row, table, batch);
+        let batch = batch.iter().zip(scores);
+        for (rank_of, (&code, score)) in ranks[first..end].iter_mut().zip(batch) {
+            *rank_of = rank(score, row.shape.init_offset + code as u32);
+        }
+    };
+    for code in codes {
+        batch[len % BATCH] = code;
+        len += 1;
+        if len % BATCH == 0 {
+            write(&batch, len - BATCH, len);
+        }
+    }
+    write(&batch, len - len % BATCH, len);
+    len
+}
+
+/// Keys scored side by side, so that no sum waits for its own last addition.
+const BATCH: usize = 8;
+
+/// `gpu_kernels::scores::score` of several keys.
 #[inline(always)]
-fn exact_score(row: Row<'_>, table: &[f32], m: usize, code: usize) -> f32 {
-    let codes = &row.codes[code * m..(code + 1) * m];
-    score(m, |j| table[(j << row.shape.bits) + usize::from(codes[j])])
+fn exact_scores(row: Row<'_>, table: &[f32], batch: &[usize; BATCH]) -> [f32; BATCH] {
+    let m = row.shape.num_subvectors as usize;
+    let keys = batch.map(|code| &row.codes[code * m..(code + 1) * m]);
+    let mut entries = table.chunks_exact(1 << row.shape.bits);
+    let first = entries.next().expect("a key has a sub-vector");
+    let mut sums = keys.map(|key| first[usize::from(key[0])]);
+    for (j, entries) in entries.enumerate() {
+        for (sum, key) in sums.iter_mut().zip(keys) {
+            *sum += entries[usize::from(key[j + 1])];
+        }
+    }
+    sums
 }
