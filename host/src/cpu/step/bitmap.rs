@@ -68,7 +68,7 @@ mod tests {
     fn members_come_ascending_and_leave() {
         let mut all = set(&[199, 63, 0, 64, 128, 63]);
         assert_eq!(drained(&mut all, 5), [1000, 1063, 1064, 1128, 1199]);
-        assert_eq!(drained(&mut all, 0), []);
+        assert!(drained(&mut all, 0).is_empty());
     }
 
     #[test]
@@ -82,7 +82,7 @@ mod tests {
             let (mut from, mut to) = (set(&[130, 2, 65, 1]), set(&[7]));
             from.move_smallest(count, &mut to);
             assert_eq!(drained(&mut to, expected.len()), expected);
-            assert_eq!(drained(&mut from, 0), []);
+            assert!(drained(&mut from, 0).is_empty());
         }
     }
 }
