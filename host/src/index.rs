@@ -1,7 +1,7 @@
 //! [`KeyIndex`]: the centroids and codes of one layer's keys.
 
 use crate::config::{MAX_TOKENS, PqConfig, TrainConfig};
-use crate::cpu::{self, codebook::CentroidLanes};
+use crate::cpu::{self, centroid_lanes::CentroidLanes, simd::Simd};
 use crate::error::{Error, Result};
 use crate::tensor::Keys;
 
@@ -19,6 +19,7 @@ pub struct KeyIndex {
     seq_len: usize,
     centroids: Vec<f32>,
     lanes: Vec<CentroidLanes>,
+    simd: Simd,
     codes: Vec<u8>,
 }
 
@@ -51,7 +52,7 @@ impl KeyIndex {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a configuration or shape that cannot be, for no key behind
-    /// `init_offset`, or for more tokens than `capacity`; [`Error::NotFinite`] for NaN or infinities.
+    /// `init_offset`, for more tokens than `capacity`, or as [`Simd::chosen`]; [`Error::NotFinite`] for NaN or infinities.
     pub fn train(
         config: &PqConfig,
         training: &TrainConfig,
@@ -73,6 +74,7 @@ impl KeyIndex {
         capacity: usize,
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Self> {
+        let simd = Simd::chosen()?;
         config.validate(keys.head_dim)?;
         keys.check_len()?;
         check_not_empty(&keys)?;
@@ -86,7 +88,7 @@ impl KeyIndex {
         check_capacity(keys.tokens, capacity)?;
         keys.check_finite()?;
 
-        let centroids = cpu::codebook::train(config, training, keys, progress);
+        let centroids = cpu::codebook::train(simd, config, training, keys, progress);
         let mut index = Self::from_parts(
             IndexParts {
                 config: *config,
@@ -112,7 +114,7 @@ impl KeyIndex {
     ///
     /// # Errors
     /// [`Error::Invalid`] when the configuration cannot be, a tensor has the wrong length, a code is
-    /// no centroid's, or the tokens exceed `capacity`.
+    /// no centroid's, the tokens exceed `capacity`, or as [`Simd::chosen`].
     pub fn from_parts(parts: IndexParts, capacity: usize) -> Result<Self> {
         let IndexParts {
             config,
@@ -123,6 +125,7 @@ impl KeyIndex {
             centroids,
             codes,
         } = parts;
+        let simd = Simd::chosen()?;
         config.validate(head_dim)?;
         let seq_len = config.init_offset.saturating_add(num_codes);
         check_capacity(seq_len, capacity)?;
@@ -184,6 +187,7 @@ impl KeyIndex {
             seq_len,
             centroids,
             lanes,
+            simd,
             codes,
         };
         index.grow(capacity);
@@ -198,7 +202,7 @@ impl KeyIndex {
     pub fn append(&mut self, keys: Keys<'_>) -> Result<()> {
         self.check_append(&keys)?;
         let (m, first) = (self.config.num_subvectors, self.num_codes());
-        cpu::codes::append(m, &self.lanes, keys, first, &mut self.codes);
+        cpu::codes::append(self.simd, m, &self.lanes, keys, first, &mut self.codes);
         self.seq_len += keys.tokens;
         Ok(())
     }
@@ -329,8 +333,17 @@ impl KeyIndex {
         self.lanes
             .iter()
             .flat_map(|lanes| lanes.half_norms())
-            .copied()
             .collect()
+    }
+
+    /// The centroids of each (group, sub-vector), laid out for vectors.
+    pub(crate) fn lanes(&self) -> &[CentroidLanes] {
+        &self.lanes
+    }
+
+    /// The instruction set that keys are encoded with.
+    pub(crate) fn simd(&self) -> Simd {
+        self.simd
     }
 
     /// `[batch, num_kv_heads, code_capacity, m]`, of which the first `num_codes` keys count.

@@ -53,6 +53,41 @@ fn options_out_of_range_are_refused() {
 }
 
 #[test]
+fn instruction_sets_that_are_not_there_are_refused() {
+    let desk = Desk::with_index();
+    // No processor has both AVX2 and NEON.
+    let elsewhere = if cfg!(target_arch = "aarch64") {
+        "avx2"
+    } else {
+        "neon"
+    };
+    for (value, expected) in [
+        ("sse9", "one of portable, avx2, avx512, neon"),
+        ("", "one of portable"),
+        (elsewhere, "one that this processor has: portable"),
+    ] {
+        for command in [
+            "train --kv kv --out other",
+            "select --index index --kv kv --out sel --backend cpu",
+            "eval --kv kv --backend cpu",
+        ] {
+            let before = desk.files();
+            let output = desk
+                .command(command)
+                .env("KEYSIEVE_SIMD", value)
+                .output()
+                .unwrap();
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{command}: {stderr}");
+            assert_eq!(stderr.lines().count(), 1, "{command}: {stderr}");
+            let said = format!("KEYSIEVE_SIMD: got {value}, expected {expected}");
+            assert!(stderr.contains(&said), "{command}: {stderr}");
+            assert_eq!(desk.files(), before, "{command} changed files");
+        }
+    }
+}
+
+#[test]
 fn files_that_cannot_be_read_or_written_are_refused() {
     let desk = Desk::with_index();
     let whole = fs::read(desk.path("kv")).unwrap();

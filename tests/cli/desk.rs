@@ -36,11 +36,18 @@ impl Desk {
     }
 
     pub(crate) fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_keysieve"))
-            .args(args)
-            .current_dir(self.folder.path())
-            .output()
-            .unwrap()
+        self.command_of(args).output().unwrap()
+    }
+
+    /// A call that is still to be made.
+    pub(crate) fn command(&self, args: &str) -> Command {
+        self.command_of(args.split_whitespace())
+    }
+
+    fn command_of<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keysieve"));
+        command.args(args).current_dir(self.folder.path());
+        command
     }
 
     pub(crate) fn ok(&self, args: &str) -> Output {

@@ -8,11 +8,12 @@ use keysieve::{
 };
 use keysieve_tests::device::{CUDA, Device, Suite, check_same, fail};
 use keysieve_tests::oracle::{Context, Shape};
-use keysieve_tests::shapes::{index_parts, pq_config, select_config};
+use keysieve_tests::shapes::{index_parts, one_row, pq_config, select_config};
 use keysieve_tests::steps::{check_against_oracle, keys, queries};
-use keysieve_tests::strategies::{Budget, Fill, LoopCase, loop_cases};
+use keysieve_tests::strategies::{Budget, Fill, LoopCase, Palette, loop_cases};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
+use rayon::ThreadPoolBuilder;
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
@@ -33,6 +34,11 @@ fn main() -> ExitCode {
             every_variant_gives_the_cpu_steps,
         );
     }
+    suite.on_device(
+        "cpu",
+        "every_table_size_on_any_threads",
+        every_table_size_on_any_threads,
+    );
     suite.on_each_device("one_append_or_many_give_the_same", one_append_or_many);
     suite.run()
 }
@@ -300,5 +306,89 @@ fn one_append_or_many(device: &Device) -> TestCaseResult {
     let mut on_cpu = index.clone();
     on_cpu.append(all).map_err(fail)?;
     prop_assert!(at_once == on_cpu, "codes differ from the cpu backend's");
+    Ok(())
+}
+
+/// One row of 40,000 keys, which several threads share, in formats of every table size and both ways to
+/// hold codes, with values that are usual, that tie, and that no bound can tell apart.
+fn every_table_size_on_any_threads(device: &Device) -> TestCaseResult {
+    let keys = 40_000;
+    let formats = [
+        (2, 6),
+        (3, 4),
+        (12, 1),
+        (1, 8),
+        (13, 1),
+        (5, 3),
+        (4, 4),
+        (3, 5),
+        (5, 6),
+        (2, 7),
+        (2, 8),
+        (64, 2),
+    ];
+    let palettes = [
+        Palette::Usual,
+        Palette::FewDistinct,
+        Palette::AllEqual,
+        Palette::Close,
+        Palette::Denormal,
+        Palette::Huge,
+        Palette::Strewn,
+    ];
+    for (i, (m, bits)) in formats.into_iter().enumerate() {
+        for (j, palette) in palettes.into_iter().enumerate() {
+            let heavy = [1, 128, 4096][(i + j) % 3];
+            let shape = Shape {
+                head_dim: m,
+                num_subvectors: m,
+                bits,
+                sink: 70,
+                window: 33,
+                list_stride: 70 + heavy + 33,
+                ..one_row(keys, heavy)
+            };
+            let fill = |seed| Fill { seed, palette };
+            let codes = Fill::usual(3).codes(keys * m, bits);
+            let oracle = Context {
+                shape,
+                centroids: fill(1).floats(shape.centroids_len()),
+                codes: codes.clone(),
+                seq_len: keys,
+            };
+            let query = fill(2).floats(m);
+            let expected = oracle.select(&query);
+            let index = KeyIndex::from_parts(
+                IndexParts {
+                    config: pq_config(&shape),
+                    batch: 1,
+                    num_kv_heads: 1,
+                    head_dim: m,
+                    num_codes: keys,
+                    centroids: oracle.centroids,
+                    codes,
+                },
+                keys,
+            )
+            .map_err(fail)?;
+            for threads in [1, 3] {
+                let pool = ThreadPoolBuilder::new().num_threads(threads).build();
+                let backend = device.backend.clone();
+                pool.map_err(fail)?.install(|| {
+                    let config = select_config(&shape, false);
+                    let mut selector =
+                        Selector::new(&backend, index.clone(), config, 1, 1).map_err(fail)?;
+                    let got = selector
+                        .select(queries(&shape, &query).map_err(fail)?)
+                        .map_err(fail)?;
+                    check_against_oracle(&shape, keys, false, got, &expected).map_err(|error| {
+                        fail(format!(
+                            "m={m} bits={bits} {palette:?}, {threads} threads: {error}"
+                        ))
+                    })
+                })?;
+            }
+        }
+    }
     Ok(())
 }

@@ -15,7 +15,7 @@ enum Outcome {
 
 type Step = (&'static str, fn() -> Result<Outcome>);
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     ("fmt", || cargo("fmt --all --check")),
     ("clippy", || {
         cargo("clippy --workspace --all-targets -- -D warnings")
@@ -34,6 +34,14 @@ const STEPS: [Step; 8] = [
         passed(workspace::run(&mut command))
     }),
     ("test", || cargo("test --workspace")),
+    // `test` ran the fastest instruction set; the others have the same suite.
+    ("test portable", || {
+        let mut command = workspace::cargo();
+        command
+            .args(["test", "--package", "keysieve-tests", "--", "cpu::"])
+            .env("KEYSIEVE_SIMD", "portable");
+        passed(workspace::run(&mut command))
+    }),
     ("demo", || cargo("run --release -- demo --quiet")),
 ];
 

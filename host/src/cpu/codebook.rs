@@ -1,106 +1,24 @@
-//! Training: Lloyd's k-means for every (batch, head, sub-vector), and centroids laid out for vectors.
+//! Training: Lloyd's k-means for every (batch, head, sub-vector).
 
-use gpu_kernels::codebook::{Nearest, affinities, half_norm};
-use multiversion::multiversion;
+use gpu_kernels::codebook::half_norm;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
+use super::centroid_lanes::{CentroidLanes, nearest_centroids};
+use super::simd::{Isa, Simd, on_each_isa};
 use crate::config::{PqConfig, TrainConfig};
 use crate::tensor::Keys;
 
-/// Centroids taken together. 16 is what the compiler keeps in vector registers; with 32 it spills, at a
-/// quarter of the speed.
-pub(crate) const LANES: usize = 16;
-
 /// Points of one parallel task. Fixed, so that results do not depend on the number of threads.
 const POINTS_PER_TASK: usize = 1024;
-
-/// The centroids of one sub-vector, laid out so that [`LANES`] of them are read side by side.
-///
-/// `components` is `[ceil(num_centroids / LANES), sub_dim, LANES]`; the last block is padded.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct CentroidLanes {
-    num_centroids: usize,
-    sub_dim: usize,
-    half_norms: Vec<f32>,
-    components: Vec<f32>,
-}
-
-impl CentroidLanes {
-    /// From `centroids` `[num_centroids, sub_dim]`.
-    pub(crate) fn new(centroids: &[f32], sub_dim: usize) -> Self {
-        let num_centroids = centroids.len() / sub_dim;
-        let blocks = num_centroids.div_ceil(LANES);
-        let mut lanes = CentroidLanes {
-            num_centroids,
-            sub_dim,
-            half_norms: vec![0.0; blocks * LANES],
-            components: vec![0.0; blocks * LANES * sub_dim],
-        };
-        lanes.set(centroids);
-        lanes
-    }
-
-    /// Other centroids of the same shape.
-    fn set(&mut self, centroids: &[f32]) {
-        for (index, centroid) in centroids.chunks_exact(self.sub_dim).enumerate() {
-            let (block, lane) = (index / LANES, index % LANES);
-            self.half_norms[index] = half_norm(centroid);
-            for (i, &component) in centroid.iter().enumerate() {
-                self.components[(block * self.sub_dim + i) * LANES + lane] = component;
-            }
-        }
-    }
-
-    /// Half squared norms, `[num_centroids]`.
-    pub(crate) fn half_norms(&self) -> &[f32] {
-        &self.half_norms[..self.num_centroids]
-    }
-}
-
-/// The code of each point and its affinity to that centroid, for `points` `[n, sub_dim]`, of which
-/// consecutive ones start `stride` elements apart.
-#[multiversion(targets("x86_64+avx2+fma"))]
-pub(crate) fn nearest_centroids(
-    lanes: &CentroidLanes,
-    points: &[f32],
-    stride: usize,
-    mut found: impl FnMut(usize, u8, f32),
-) {
-    let sub_dim = lanes.sub_dim;
-    for (n, point) in points.chunks(stride).enumerate() {
-        let point = &point[..sub_dim];
-        let mut nearest = Nearest::NONE;
-        let mut best = 0.0;
-        let blocks = lanes.components.chunks_exact(sub_dim * LANES);
-        for (block, components) in blocks.enumerate() {
-            let first = block * LANES;
-            let half_norms = &lanes.half_norms[first..first + LANES];
-            let values = affinities::<LANES>(
-                sub_dim,
-                |lane| half_norms[lane],
-                |i| point[i],
-                |i, lane| components[i * LANES + lane],
-            );
-            let in_use = LANES.min(lanes.num_centroids - first);
-            for (lane, &value) in values[..in_use].iter().enumerate() {
-                let candidate = Nearest::new(value, (first + lane) as u32);
-                if candidate > nearest {
-                    nearest = candidate;
-                    best = value;
-                }
-            }
-        }
-        found(n, nearest.index() as u8, best);
-    }
-}
 
 /// Trains the codebooks of all groups: `[batch, num_kv_heads, m, 2^bits, sub_dim]`.
 ///
 /// Keys from `init_offset` on take part. Each sub-vector has its own stream of random numbers, and
 /// every sum is taken in the order of the keys, so the result depends on the seed alone.
 pub(crate) fn train(
+    simd: Simd,
     config: &PqConfig,
     training: &TrainConfig,
     keys: Keys<'_>,
@@ -123,7 +41,14 @@ pub(crate) fn train(
                 .collect();
             let mut rng = ChaCha8Rng::seed_from_u64(training.seed);
             rng.set_stream(problem as u64);
-            k_means(&points, sub_dim, training.iterations, &mut rng, centroids);
+            k_means(
+                simd,
+                &points,
+                sub_dim,
+                training.iterations,
+                &mut rng,
+                centroids,
+            );
             let done = 1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             progress(done, num_problems);
         });
@@ -133,77 +58,104 @@ pub(crate) fn train(
 /// Lloyd's algorithm from a k-means++ start, for `points` `[n, sub_dim]`, n at least 1, into
 /// `centroids` `[num_centroids, sub_dim]`.
 fn k_means(
+    simd: Simd,
     points: &[f32],
     sub_dim: usize,
     iterations: usize,
     rng: &mut impl Rng,
     centroids: &mut [f32],
 ) {
-    plus_plus_start(points, sub_dim, rng, centroids);
+    plus_plus_start(simd, points, sub_dim, rng, centroids);
     let n = points.len() / sub_dim;
-    let mut assignments = vec![Assignment::default(); n];
-    let mut previous = vec![Assignment::default(); n];
+    let mut assignments = Assignments::new(n);
+    let mut previous = vec![0; n];
     let mut lanes = CentroidLanes::new(centroids, sub_dim);
     for iteration in 0..iterations {
-        assign(points, sub_dim, &lanes, &mut assignments);
-        let settled = assignments
-            .iter()
-            .zip(&previous)
-            .all(|(a, b)| a.code == b.code);
-        if iteration > 0 && settled {
+        assign(simd, points, &lanes, &mut assignments);
+        if iteration > 0 && assignments.codes == previous {
             break;
         }
-        move_to_means(points, sub_dim, &assignments, centroids);
+        move_to_means(simd, points, sub_dim, &assignments, centroids);
         lanes.set(centroids);
-        std::mem::swap(&mut assignments, &mut previous);
+        std::mem::swap(&mut assignments.codes, &mut previous);
     }
 }
 
-/// Where a point belongs, and how far from there it is.
-#[derive(Debug, Clone, Copy, Default)]
-struct Assignment {
-    code: u8,
-    squared_distance: f32,
+/// Where each point belongs, and its affinity to the centroid there.
+struct Assignments {
+    codes: Vec<u8>,
+    affinities: Vec<f32>,
 }
 
-fn assign(points: &[f32], sub_dim: usize, lanes: &CentroidLanes, assignments: &mut [Assignment]) {
+impl Assignments {
+    fn new(n: usize) -> Self {
+        Assignments {
+            codes: vec![0; n],
+            affinities: vec![0.0; n],
+        }
+    }
+
+    /// Each point's squared distance to its centroid.
+    fn squared_distances(&self, points: &[f32], sub_dim: usize) -> Vec<f32> {
+        let points = points.chunks_exact(sub_dim).zip(&self.affinities);
+        points
+            .map(|(point, affinity)| (2.0 * (half_norm(point) - affinity)).max(0.0))
+            .collect()
+    }
+}
+
+fn assign(simd: Simd, points: &[f32], lanes: &CentroidLanes, assignments: &mut Assignments) {
+    let sub_dim = lanes.sub_dim();
     assignments
+        .codes
         .par_chunks_mut(POINTS_PER_TASK)
+        .zip(assignments.affinities.par_chunks_mut(POINTS_PER_TASK))
         .zip(points.par_chunks(POINTS_PER_TASK * sub_dim))
-        .for_each(|(assignments, points)| {
-            nearest_centroids(lanes, points, sub_dim, |n, code, affinity| {
-                let point = &points[n * sub_dim..(n + 1) * sub_dim];
-                let squared_distance = (2.0 * (half_norm(point) - affinity)).max(0.0);
-                assignments[n] = Assignment {
-                    code,
-                    squared_distance,
-                };
-            });
+        .for_each(|((codes, affinities), points)| {
+            nearest_centroids(simd, lanes, points, sub_dim, codes, 1, affinities);
         });
 }
 
 /// Moves every centroid to the mean of its points, and every centroid without points to the point
 /// farthest from its own centroid (each to another one), unless no point is away from its centroid.
 fn move_to_means(
+    simd: Simd,
     points: &[f32],
     sub_dim: usize,
-    assignments: &[Assignment],
+    assignments: &Assignments,
     centroids: &mut [f32],
 ) {
+    /// Components of one parallel task. Every sum is taken in the order of the points, by one task.
+    const COMPONENTS_PER_TASK: usize = 16;
     let num_centroids = centroids.len() / sub_dim;
-    let mut sums = vec![0.0f64; centroids.len()];
     let mut counts = vec![0u64; num_centroids];
-    for (point, assignment) in points.chunks_exact(sub_dim).zip(assignments) {
-        let code = usize::from(assignment.code);
-        counts[code] += 1;
-        let sum = &mut sums[code * sub_dim..(code + 1) * sub_dim];
-        for (sum, &x) in sum.iter_mut().zip(point) {
-            *sum += f64::from(x);
-        }
+    for &code in &assignments.codes {
+        counts[usize::from(code)] += 1;
     }
+    let sums: Vec<Vec<f64>> = (0..sub_dim)
+        .into_par_iter()
+        .step_by(COMPONENTS_PER_TASK)
+        .map(|first| {
+            let columns = first..sub_dim.min(first + COMPONENTS_PER_TASK);
+            let mut sums = vec![0.0; num_centroids * columns.len()];
+            sum_columns(
+                simd,
+                points,
+                sub_dim,
+                columns,
+                &assignments.codes,
+                &mut sums,
+            );
+            sums
+        })
+        .collect();
     for (code, &count) in counts.iter().enumerate().filter(|&(_, &count)| count > 0) {
-        for i in code * sub_dim..(code + 1) * sub_dim {
-            centroids[i] = (sums[i] / count as f64) as f32;
+        let centroid = &mut centroids[code * sub_dim..(code + 1) * sub_dim];
+        for (centroid, sums) in centroid.chunks_mut(COMPONENTS_PER_TASK).zip(&sums) {
+            let len = centroid.len();
+            for (component, sum) in centroid.iter_mut().zip(&sums[code * len..]) {
+                *component = (sum / count as f64) as f32;
+            }
         }
     }
 
@@ -211,11 +163,9 @@ fn move_to_means(
     if num_empty == 0 {
         return;
     }
-    let mut farthest: Vec<usize> = (0..assignments.len()).collect();
-    let by_distance = |a: &usize, b: &usize| {
-        let distance = |n: usize| assignments[n].squared_distance;
-        distance(*b).total_cmp(&distance(*a)).then(a.cmp(b))
-    };
+    let distances = assignments.squared_distances(points, sub_dim);
+    let mut farthest: Vec<usize> = (0..distances.len()).collect();
+    let by_distance = |a: &usize, b: &usize| distances[*b].total_cmp(&distances[*a]).then(a.cmp(b));
     if num_empty < farthest.len() {
         farthest.select_nth_unstable_by(num_empty, by_distance);
         farthest.truncate(num_empty);
@@ -223,16 +173,51 @@ fn move_to_means(
     farthest.sort_unstable_by(by_distance);
     let empty = (0..num_centroids).filter(|&code| counts[code] == 0);
     for (code, n) in empty.zip(farthest) {
-        if assignments[n].squared_distance > 0.0 {
+        if distances[n] > 0.0 {
             centroids[code * sub_dim..(code + 1) * sub_dim]
                 .copy_from_slice(&points[n * sub_dim..(n + 1) * sub_dim]);
         }
     }
 }
 
+on_each_isa! {
+    /// Adds those components of every point to its code's sums `[num_centroids, columns.len()]`.
+    fn sum_columns(
+        points: &[f32],
+        sub_dim: usize,
+        columns: std::ops::Range<usize>,
+        codes: &[u8],
+        sums: &mut [f64],
+    ) = sum_columns_on;
+}
+
+#[inline(always)]
+fn sum_columns_on<I: Isa>(
+    _isa: I,
+    points: &[f32],
+    sub_dim: usize,
+    columns: std::ops::Range<usize>,
+    codes: &[u8],
+    sums: &mut [f64],
+) {
+    let len = columns.len();
+    for (point, &code) in points.chunks_exact(sub_dim).zip(codes) {
+        let sums = &mut sums[usize::from(code) * len..][..len];
+        for (sum, &x) in sums.iter_mut().zip(&point[columns.clone()]) {
+            *sum += f64::from(x);
+        }
+    }
+}
+
 /// k-means++ (Arthur and Vassilvitskii 2007): each next centroid is a point drawn with probability
 /// proportional to its squared distance from the nearest centroid so far.
-fn plus_plus_start(points: &[f32], sub_dim: usize, rng: &mut impl Rng, centroids: &mut [f32]) {
+fn plus_plus_start(
+    simd: Simd,
+    points: &[f32],
+    sub_dim: usize,
+    rng: &mut impl Rng,
+    centroids: &mut [f32],
+) {
     let n = points.len() / sub_dim;
     let point = |i: usize| &points[i * sub_dim..(i + 1) * sub_dim];
     let mut distances = vec![f32::INFINITY; n];
@@ -242,7 +227,7 @@ fn plus_plus_start(points: &[f32], sub_dim: usize, rng: &mut impl Rng, centroids
         distances
             .par_chunks_mut(POINTS_PER_TASK)
             .zip(points.par_chunks(POINTS_PER_TASK * sub_dim))
-            .for_each(|(distances, points)| lower_distances(centroid, points, distances));
+            .for_each(|(distances, points)| lower_distances(simd, centroid, points, distances));
 
         let total: f64 = distances.iter().map(|&d| f64::from(d)).sum();
         next = if total > 0.0 && total.is_finite() {
@@ -260,9 +245,14 @@ fn plus_plus_start(points: &[f32], sub_dim: usize, rng: &mut impl Rng, centroids
     }
 }
 
-/// Lowers each point's squared distance to that from `centroid` where that is nearer.
-#[multiversion(targets("x86_64+avx2+fma"))]
-fn lower_distances(centroid: &[f32], points: &[f32], distances: &mut [f32]) {
+on_each_isa! {
+    /// Lowers each point's squared distance to that from `centroid` where that is nearer.
+    fn lower_distances(centroid: &[f32], points: &[f32], distances: &mut [f32])
+        = lower_distances_on;
+}
+
+#[inline(always)]
+fn lower_distances_on<I: Isa>(_isa: I, centroid: &[f32], points: &[f32], distances: &mut [f32]) {
     for (point, distance) in points.chunks_exact(centroid.len()).zip(distances) {
         // Eight sums, which the compiler keeps in one register.
         let mut sums = [0.0f32; 8];

@@ -1,6 +1,10 @@
 //! The rayon backend, file by file the twin of the device's kernels: the same shared functions, over
 //! slices instead of threads.
 
+pub mod simd;
+
+pub(crate) mod centroid_lanes;
+
 pub mod codebook;
 pub mod codes;
 pub mod index_list;

@@ -3,7 +3,8 @@
 use gpu_kernels::step::StepShape;
 use rayon::prelude::*;
 
-use super::codebook::CentroidLanes;
+use super::centroid_lanes::CentroidLanes;
+use super::simd::Simd;
 use super::{codes, index_list, lut, scores, top_k, weights};
 use crate::error::Result;
 use crate::stages::Stages;
@@ -21,19 +22,14 @@ impl Stages for CpuStages {
         new_keys: &[f32],
         codes: &[u8],
     ) -> Result<Vec<u8>> {
+        let simd = Simd::chosen()?;
         let (m, head_dim) = (shape.num_subvectors as usize, shape.head_dim as usize);
-        let sub_dim = shape.sub_dim() as usize;
         let groups = seq_lens.len() * shape.num_kv_heads as usize;
         let group_len = new_keys.len() / groups;
         let code_stride = shape.code_capacity as usize * m;
         let mut out = codes.to_vec();
         for group in 0..groups {
-            let lanes: Vec<_> = (group * m..(group + 1) * m)
-                .map(|i| {
-                    let len = (sub_dim) << shape.bits;
-                    CentroidLanes::new(&centroids[i * len..(i + 1) * len], sub_dim)
-                })
-                .collect();
+            let lanes = group_lanes(shape, centroids, group);
             let keys = &new_keys[group * group_len..(group + 1) * group_len];
             let seq_len = seq_lens[group / shape.num_kv_heads as usize];
             // As the kernel: keys before init_offset have no codes, none is written past the capacity.
@@ -44,6 +40,7 @@ impl Stages for CpuStages {
             let tokens = (group_len / head_dim - skip).min(room);
             let out = &mut out[group * code_stride..(group + 1) * code_stride];
             codes::encode(
+                simd,
                 &lanes,
                 &keys[skip * head_dim..(skip + tokens) * head_dim],
                 head_dim,
@@ -55,7 +52,11 @@ impl Stages for CpuStages {
 
     fn lut(&self, shape: &StepShape, centroids: &[f32], queries: &[f32]) -> Result<Vec<f32>> {
         let (head_dim, table_len) = (shape.head_dim as usize, shape.table_len() as usize);
-        let group_len = table_len * shape.sub_dim() as usize;
+        let simd = Simd::chosen()?;
+        let groups = (queries.len() / head_dim).div_ceil(shape.rows_per_group() as usize);
+        let lanes: Vec<_> = (0..groups)
+            .map(|group| group_lanes(shape, centroids, group))
+            .collect();
         let mut tables = vec![0.0; queries.len() / head_dim * table_len];
         tables
             .par_chunks_mut(table_len)
@@ -63,8 +64,7 @@ impl Stages for CpuStages {
             .enumerate()
             .for_each(|(row, (table, query))| {
                 let group = shape.group_of_row(row as u32) as usize;
-                let centroids = &centroids[group * group_len..(group + 1) * group_len];
-                lut::lut(shape, centroids, query, table);
+                lut::lut(simd, &lanes[group], query, table);
             });
         Ok(tables)
     }
@@ -104,7 +104,8 @@ impl Stages for CpuStages {
             .for_each(|(row, out)| {
                 let scores = &scores[row * capacity..(row + 1) * capacity];
                 let seq_len = seq_len_of(shape, seq_lens, row);
-                top_k::top_k(shape, seq_len, scores, &mut vec![0; capacity], out);
+                let mut ranks = [vec![0; capacity], vec![0; capacity]];
+                top_k::top_k(shape, seq_len, scores, &mut ranks, out);
             });
         Ok(out)
     }
@@ -142,6 +143,17 @@ impl Stages for CpuStages {
         }
         Ok(out)
     }
+}
+
+/// The centroids of a group's sub-vectors, laid out for vectors.
+fn group_lanes(shape: &StepShape, centroids: &[f32], group: usize) -> Vec<CentroidLanes> {
+    let (m, sub_dim) = (shape.num_subvectors as usize, shape.sub_dim() as usize);
+    let len = sub_dim << shape.bits;
+    let centroids = centroids[group * m * len..].chunks_exact(len);
+    centroids
+        .take(m)
+        .map(|centroids| CentroidLanes::new(centroids, sub_dim))
+        .collect()
 }
 
 fn num_rows(shape: &StepShape, seq_lens: &[u32]) -> usize {

@@ -5,7 +5,13 @@ use gpu_kernels::weights::LISTED;
 /// Writes `weights` `[weights_stride]` from a list without its padding.
 pub(crate) fn weights(list: &[i32], weights: &mut [f32]) {
     weights.fill(0.0);
+    mark(list, weights, LISTED);
+}
+
+/// Makes every listed position's weight `weight`. A step takes its last list's marks away and sets the
+/// new list's, instead of writing every weight.
+pub(crate) fn mark(list: &[i32], weights: &mut [f32], weight: f32) {
     for &position in list {
-        weights[position as usize] = LISTED;
+        weights[position as usize] = weight;
     }
 }

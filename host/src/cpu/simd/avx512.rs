@@ -1,0 +1,215 @@
+//! AVX-512: 512-bit registers, with whole byte tables in registers where VBMI permutes bytes.
+
+use std::arch::x86_64::*;
+
+use super::{BYTES, FLOATS, Isa};
+
+/// A processor with AVX-512 F, BW, VL and DQ and all of AVX2's; `VBMI` says whether byte permutations
+/// are there too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Avx512<const VBMI: bool>(());
+
+impl<const VBMI: bool> Avx512<VBMI> {
+    pub(super) fn detect() -> Option<Self> {
+        let has = super::Avx2::detect().is_some()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && (!VBMI || is_x86_feature_detected!("avx512vbmi"));
+        has.then_some(Avx512(()))
+    }
+
+    /// [`Isa::look_up`] by shuffles of 16 entries and choices by the index's upper bits.
+    #[inline(always)]
+    fn by_shuffles<const ROWS: usize>(self, table: &[[u8; 16]; ROWS], x: __m512i) -> __m512i {
+        // SAFETY: `self` is the proof that the processor has AVX-512 F and BW; a row is 16 bytes.
+        unsafe {
+            let low = if ROWS == 1 {
+                x
+            } else {
+                _mm512_and_si512(x, _mm512_set1_epi8(15))
+            };
+            let bit4 = _mm512_test_epi8_mask(x, _mm512_set1_epi8(16));
+            let bit5 = _mm512_test_epi8_mask(x, _mm512_set1_epi8(32));
+            let bit6 = _mm512_test_epi8_mask(x, _mm512_set1_epi8(64));
+            // Macros, not closures: those would be compiled without AVX-512.
+            macro_rules! row {
+                ($i:expr) => {{
+                    let row = _mm_loadu_si128(table[$i].as_ptr().cast());
+                    _mm512_shuffle_epi8(_mm512_broadcast_i32x4(row), low)
+                }};
+            }
+            macro_rules! two {
+                ($i:expr) => {
+                    _mm512_mask_blend_epi8(bit4, row!($i), row!($i + 1))
+                };
+            }
+            macro_rules! four {
+                ($i:expr) => {
+                    _mm512_mask_blend_epi8(bit5, two!($i), two!($i + 2))
+                };
+            }
+            macro_rules! eight {
+                ($i:expr) => {
+                    _mm512_mask_blend_epi8(bit6, four!($i), four!($i + 4))
+                };
+            }
+            match ROWS {
+                1 => row!(0),
+                2 => two!(0),
+                4 => four!(0),
+                8 => eight!(0),
+                16 => _mm512_mask_blend_epi8(_mm512_movepi8_mask(x), eight!(0), eight!(8)),
+                _ => unreachable!("a table has 2^bits entries"),
+            }
+        }
+    }
+
+    /// [`Isa::look_up`] by permutations of 64 and 128 entries.
+    ///
+    /// # Safety
+    /// The processor has VBMI.
+    #[inline(always)]
+    unsafe fn by_permutations<const ROWS: usize>(
+        self,
+        table: &[[u8; 16]; ROWS],
+        x: __m512i,
+    ) -> __m512i {
+        let table = table.as_flattened().as_ptr();
+        // SAFETY: the caller's promise; tables of 4, 8 and 16 rows have 64, 128 and 256 bytes.
+        unsafe {
+            // Macros, not closures: those would be compiled without AVX-512.
+            macro_rules! part {
+                ($i:expr) => {
+                    _mm512_loadu_si512(table.add(64 * $i).cast())
+                };
+            }
+            macro_rules! two {
+                ($i:expr) => {
+                    _mm512_permutex2var_epi8(part!($i), x, part!($i + 1))
+                };
+            }
+            match ROWS {
+                4 => _mm512_permutexvar_epi8(x, part!(0)),
+                8 => two!(0),
+                16 => _mm512_mask_blend_epi8(_mm512_movepi8_mask(x), two!(0), two!(2)),
+                _ => unreachable!("smaller tables are shuffled"),
+            }
+        }
+    }
+}
+
+impl<const VBMI: bool> Isa for Avx512<VBMI> {
+    type Floats = __m512;
+    type Bytes = __m512i;
+    // Enough sums to hide the latency of two multiply-adds a cycle, with half the registers free.
+    const KEYS_PER_TILE: usize = 12;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::Floats {
+        // SAFETY: `self` is the proof that the processor has AVX-512 F.
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; FLOATS]) -> Self::Floats {
+        // SAFETY: as above; 16 floats are read.
+        unsafe { _mm512_loadu_ps(from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, x: Self::Floats, to: &mut [f32; FLOATS]) {
+        // SAFETY: as above; 16 floats are written.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        // SAFETY: `self` is the proof that the processor has AVX-512 F.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
+        // SAFETY: as above.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn at_least(self, a: Self::Floats, b: Self::Floats) -> u16 {
+        // SAFETY: as above.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_GE_OQ>(a, b) }
+    }
+
+    #[inline(always)]
+    fn larger(
+        self,
+        best: (Self::Floats, Self::Floats),
+        value: Self::Floats,
+        index: Self::Floats,
+    ) -> (Self::Floats, Self::Floats) {
+        // SAFETY: as above.
+        unsafe {
+            // "Not at most" is true of NaN in `best` too.
+            let is_number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(value, value);
+            let take = _mm512_mask_cmp_ps_mask::<_CMP_NLE_UQ>(is_number, value, best.0);
+            (
+                _mm512_mask_blend_ps(take, best.0, value),
+                _mm512_mask_blend_ps(take, best.1, index),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn zero_bytes(self) -> Self::Bytes {
+        // SAFETY: as above.
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, from: &[u8; BYTES]) -> Self::Bytes {
+        // SAFETY: as above; 64 bytes are read.
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, x: Self::Bytes, to: &mut [u8; BYTES]) {
+        // SAFETY: as above; 64 bytes are written.
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), x) }
+    }
+
+    #[inline(always)]
+    fn add_saturating(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
+        // SAFETY: `self` is the proof that the processor has AVX-512 BW.
+        unsafe { _mm512_adds_epu8(a, b) }
+    }
+
+    #[inline(always)]
+    fn at_most(self, x: Self::Bytes, limit: u8) -> u64 {
+        // SAFETY: as above.
+        unsafe { _mm512_cmple_epu8_mask(x, _mm512_set1_epi8(limit as i8)) }
+    }
+
+    #[inline(always)]
+    fn low_nibbles(self, x: Self::Bytes) -> Self::Bytes {
+        // SAFETY: as above.
+        unsafe { _mm512_and_si512(x, _mm512_set1_epi8(15)) }
+    }
+
+    #[inline(always)]
+    fn high_nibbles(self, x: Self::Bytes) -> Self::Bytes {
+        // SAFETY: as above.
+        self.low_nibbles(unsafe { _mm512_srli_epi16::<4>(x) })
+    }
+
+    #[inline(always)]
+    fn look_up<const ROWS: usize>(self, table: &[[u8; 16]; ROWS], x: Self::Bytes) -> Self::Bytes {
+        if VBMI && ROWS >= 4 {
+            // SAFETY: a value of this type exists only where VBMI was detected.
+            unsafe { self.by_permutations(table, x) }
+        } else {
+            self.by_shuffles(table, x)
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Vectors: one small trait, [`Isa`], a file for each instruction set behind it, and the choice of one
+//! at run time.
+//!
+//! An algorithm is written once, generic over [`Isa`], and stamped into every instruction set by
+//! `on_each_isa!`. A value of an instruction set's type is the proof that this processor has it, so
+//! the algorithms themselves are safe code.
+//!
+//! All results are the same bits on every instruction set: float operations are lane by lane, each
+//! rounded as in scalar code, and nothing is added across lanes.
+
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+
+use std::sync::OnceLock;
+
+use crate::error::{Error, Result};
+
+/// The environment variable that forces an instruction set.
+pub const VARIABLE: &str = "KEYSIEVE_SIMD";
+
+/// Names that [`VARIABLE`] can have, each available on some processor.
+pub const NAMES: [&str; 4] = ["portable", "avx2", "avx512", "neon"];
+
+/// Floats of a [`Isa::Floats`], on every instruction set.
+pub(crate) const FLOATS: usize = 16;
+/// Bytes of a [`Isa::Bytes`], on every instruction set.
+pub(crate) const BYTES: usize = 64;
+
+/// Floats at the alignment of the widest vectors.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[repr(C, align(64))]
+pub(crate) struct FloatLanes(pub(crate) [f32; FLOATS]);
+
+/// Bytes at the alignment of the widest vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub(crate) struct ByteLanes(pub(crate) [u8; BYTES]);
+
+/// An instruction set that this processor has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Simd(pub(crate) Kind);
+
+/// Which one it is; the values inside are the proof that it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Portable(portable::Portable),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512<false>),
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vbmi(avx512::Avx512<true>),
+    #[cfg(target_arch = "aarch64")]
+    Neon(neon::Neon),
+}
+
+impl Simd {
+    /// The one this process works with: what `KEYSIEVE_SIMD` says, else the fastest there is. The
+    /// variable is read once.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming `KEYSIEVE_SIMD` when it has no value of [`NAMES`], or the name of an
+    /// instruction set that this processor lacks.
+    pub fn chosen() -> Result<Self> {
+        static CHOSEN: OnceLock<Result<Simd>> = OnceLock::new();
+        CHOSEN
+            .get_or_init(|| match std::env::var_os(VARIABLE) {
+                Some(name) => Self::named(&name.to_string_lossy()),
+                None => Ok(*Self::available().last().expect("portable is everywhere")),
+            })
+            .clone()
+    }
+
+    /// The instruction set of that name.
+    ///
+    /// # Errors
+    /// As [`Simd::chosen`].
+    pub fn named(name: &str) -> Result<Self> {
+        let available = Self::available();
+        // The later one of a name needs more of the processor and is faster.
+        if let Some(&simd) = available.iter().rfind(|simd| simd.name() == name) {
+            return Ok(simd);
+        }
+        let names = |names: &[&str]| names.join(", ");
+        let expected = if NAMES.contains(&name) {
+            let mut have: Vec<_> = available.iter().map(|simd| simd.name()).collect();
+            have.dedup();
+            format!("one that this processor has: {}", names(&have))
+        } else {
+            format!("one of {}", names(&NAMES))
+        };
+        Err(Error::invalid(VARIABLE, name, expected))
+    }
+
+    /// Every instruction set this processor has, the slowest first. AVX-512 comes twice where the
+    /// processor has its byte permutations (VBMI): without and with them.
+    pub fn available() -> Vec<Self> {
+        let kinds = [
+            Some(Kind::Portable(portable::Portable)),
+            #[cfg(target_arch = "x86_64")]
+            avx2::Avx2::detect().map(Kind::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            avx512::Avx512::<false>::detect().map(Kind::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            avx512::Avx512::<true>::detect().map(Kind::Avx512Vbmi),
+            #[cfg(target_arch = "aarch64")]
+            neon::Neon::detect().map(Kind::Neon),
+        ];
+        kinds.into_iter().flatten().map(Simd).collect()
+    }
+
+    /// Its name in [`VARIABLE`].
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Kind::Portable(_) => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(_) | Kind::Avx512Vbmi(_) => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon(_) => "neon",
+        }
+    }
+}
+
+/// Vectors of one instruction set. Every method is lane by lane.
+pub(crate) trait Isa: Copy {
+    /// [`FLOATS`] floats.
+    type Floats: Copy;
+    /// [`BYTES`] bytes.
+    type Bytes: Copy;
+    /// Keys whose sums with one [`Isa::Floats`] of centroids fit the registers.
+    const KEYS_PER_TILE: usize;
+
+    fn splat(self, x: f32) -> Self::Floats;
+    fn load(self, from: &[f32; FLOATS]) -> Self::Floats;
+    fn store(self, x: Self::Floats, to: &mut [f32; FLOATS]);
+    fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    /// Bit `i` says whether `a[i] >= b[i]`; NaN is neither.
+    fn at_least(self, a: Self::Floats, b: Self::Floats) -> u16;
+    /// (value, index) where `value` is larger than `best.0`, or the first number to come where that is
+    /// NaN; else `best`.
+    fn larger(
+        self,
+        best: (Self::Floats, Self::Floats),
+        value: Self::Floats,
+        index: Self::Floats,
+    ) -> (Self::Floats, Self::Floats);
+
+    fn zero_bytes(self) -> Self::Bytes;
+    fn load_bytes(self, from: &[u8; BYTES]) -> Self::Bytes;
+    fn store_bytes(self, x: Self::Bytes, to: &mut [u8; BYTES]);
+    /// The sum, at most 255.
+    fn add_saturating(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Bit `i` says whether `x[i] <= limit`.
+    fn at_most(self, x: Self::Bytes, limit: u8) -> u64;
+    fn low_nibbles(self, x: Self::Bytes) -> Self::Bytes;
+    fn high_nibbles(self, x: Self::Bytes) -> Self::Bytes;
+    /// `table[x[i]]` of a table of `ROWS` x 16 entries, ROWS being 1, 2, 4, 8 or 16; every `x[i]` is an
+    /// entry's index.
+    fn look_up<const ROWS: usize>(self, table: &[[u8; 16]; ROWS], x: Self::Bytes) -> Self::Bytes;
+}
+
+/// Stamps `fn name(simd, args)` for a generic `fn generic<I: Isa>(isa, args)` into every instruction
+/// set. The generic function must be `#[inline(always)]`, as it is compiled with the features of the
+/// stamped one it is inlined into.
+macro_rules! on_each_isa {
+    (
+        $(#[$attribute:meta])*
+        $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? = $generic:path;
+    ) => {
+        $(#[$attribute])*
+        // Slices and numbers, as many as the algorithm needs.
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name(simd: $crate::cpu::simd::Simd, $($arg: $type),*) $(-> $result)? {
+            use $crate::cpu::simd::Kind;
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+            fn avx2(isa: $crate::cpu::simd::Avx2, $($arg: $type),*) $(-> $result)? {
+                $generic(isa, $($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(
+                enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,bmi1,bmi2,lzcnt,popcnt"
+            )]
+            fn avx512(isa: $crate::cpu::simd::Avx512<false>, $($arg: $type),*) $(-> $result)? {
+                $generic(isa, $($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(
+                enable = "avx512vbmi,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,bmi1,bmi2,lzcnt,popcnt"
+            )]
+            fn avx512_vbmi(isa: $crate::cpu::simd::Avx512<true>, $($arg: $type),*) $(-> $result)? {
+                $generic(isa, $($arg),*)
+            }
+            match simd.0 {
+                Kind::Portable(isa) => $generic(isa, $($arg),*),
+                // SAFETY: each value exists only where these features were detected.
+                #[cfg(target_arch = "x86_64")]
+                Kind::Avx2(isa) => unsafe { avx2(isa, $($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                Kind::Avx512(isa) => unsafe { avx512(isa, $($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                Kind::Avx512Vbmi(isa) => unsafe { avx512_vbmi(isa, $($arg),*) },
+                // Part of the target itself: no other features to compile with.
+                #[cfg(target_arch = "aarch64")]
+                Kind::Neon(isa) => $generic(isa, $($arg),*),
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Avx512;
+pub(crate) use on_each_isa;
+
+#[cfg(test)]
+mod tests;

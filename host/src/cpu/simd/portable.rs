@@ -1,0 +1,106 @@
+//! Plain arrays: what every processor has, and what the others are compared with.
+
+use super::{BYTES, FLOATS, Isa};
+
+/// Loops over arrays, which the compiler may turn into the target's basic vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Portable;
+
+#[inline(always)]
+fn zip<T: Copy, const N: usize>(a: [T; N], b: [T; N], f: impl Fn(T, T) -> T) -> [T; N] {
+    std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+impl Isa for Portable {
+    type Floats = [f32; FLOATS];
+    type Bytes = [u8; BYTES];
+    const KEYS_PER_TILE: usize = 1;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::Floats {
+        [x; FLOATS]
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; FLOATS]) -> Self::Floats {
+        *from
+    }
+
+    #[inline(always)]
+    fn store(self, x: Self::Floats, to: &mut [f32; FLOATS]) {
+        *to = x;
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        zip(a, b, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|i| gpu_kernels::float::fma(a[i], b[i], c[i]))
+    }
+
+    #[inline(always)]
+    fn at_least(self, a: Self::Floats, b: Self::Floats) -> u16 {
+        (0..FLOATS).fold(0, |mask, i| mask | (u16::from(a[i] >= b[i]) << i))
+    }
+
+    #[inline(always)]
+    fn larger(
+        self,
+        best: (Self::Floats, Self::Floats),
+        value: Self::Floats,
+        index: Self::Floats,
+    ) -> (Self::Floats, Self::Floats) {
+        let (mut values, mut indices) = best;
+        for i in 0..FLOATS {
+            if value[i] > values[i] || (values[i].is_nan() && !value[i].is_nan()) {
+                (values[i], indices[i]) = (value[i], index[i]);
+            }
+        }
+        (values, indices)
+    }
+
+    #[inline(always)]
+    fn zero_bytes(self) -> Self::Bytes {
+        [0; BYTES]
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, from: &[u8; BYTES]) -> Self::Bytes {
+        *from
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, x: Self::Bytes, to: &mut [u8; BYTES]) {
+        *to = x;
+    }
+
+    #[inline(always)]
+    fn add_saturating(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
+        zip(a, b, u8::saturating_add)
+    }
+
+    #[inline(always)]
+    fn at_most(self, x: Self::Bytes, limit: u8) -> u64 {
+        (0..BYTES).fold(0, |mask, i| mask | (u64::from(x[i] <= limit) << i))
+    }
+
+    #[inline(always)]
+    fn low_nibbles(self, x: Self::Bytes) -> Self::Bytes {
+        x.map(|x| x & 15)
+    }
+
+    #[inline(always)]
+    fn high_nibbles(self, x: Self::Bytes) -> Self::Bytes {
+        x.map(|x| x >> 4)
+    }
+
+    #[inline(always)]
+    fn look_up<const ROWS: usize>(self, table: &[[u8; 16]; ROWS], x: Self::Bytes) -> Self::Bytes {
+        let table = table.as_flattened();
+        // The mask changes no index; it tells the compiler that every one is inside.
+        x.map(|x| table[usize::from(x) & (16 * ROWS - 1)])
+    }
+}

@@ -1,0 +1,160 @@
+//! Every instruction set's vectors against plain arithmetic, lane by lane.
+
+use super::*;
+
+/// Numbers that vectors get wrong: NaN, infinities, zeros of both signs, denormals, extremes.
+fn floats(seed: u32) -> [f32; FLOATS] {
+    let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
+    std::array::from_fn(|_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        match state >> 28 {
+            0 => f32::NAN,
+            1 => -f32::NAN,
+            2 => f32::INFINITY,
+            3 => f32::NEG_INFINITY,
+            4 => 0.0,
+            5 => -0.0,
+            6 => f32::from_bits(state >> 9),
+            7 => f32::MAX,
+            _ => f32::from_bits(0x3f80_0000 | (state >> 9)) - 1.5,
+        }
+    })
+}
+
+fn bytes(seed: u32) -> [u8; BYTES] {
+    let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
+    std::array::from_fn(|_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    })
+}
+
+fn same(got: &[f32], expected: &[f32]) {
+    for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let same = got.to_bits() == expected.to_bits() || (got.is_nan() && expected.is_nan());
+        assert!(same, "lane {i}: {got:?}, expected {expected:?}");
+    }
+}
+
+on_each_isa! {
+    fn check_floats(seed: u32) = check_floats_on;
+}
+
+#[inline(always)]
+fn check_floats_on<I: Isa>(isa: I, seed: u32) {
+    let [a, b, c] = [1, 2, 3].map(|i| floats(seed + i));
+    let (x, y, z) = (isa.load(&a), isa.load(&b), isa.load(&c));
+    let stored = |x: I::Floats| {
+        let mut to = [0.0; FLOATS];
+        isa.store(x, &mut to);
+        to
+    };
+    same(&stored(isa.splat(a[0])), &[a[0]; FLOATS]);
+    same(
+        &stored(isa.add(x, y)),
+        &std::array::from_fn::<_, FLOATS, _>(|i| a[i] + b[i]),
+    );
+    let fused = std::array::from_fn::<_, FLOATS, _>(|i| a[i].mul_add(b[i], c[i]));
+    same(&stored(isa.fma(x, y, z)), &fused);
+    let at_least = (0..FLOATS)
+        .filter(|&i| a[i] >= b[i])
+        .map(|i| 1 << i)
+        .sum::<u16>();
+    assert_eq!(isa.at_least(x, y), at_least);
+
+    let (values, indices) = isa.larger((x, isa.splat(7.0)), y, isa.splat(9.0));
+    let takes = |i: usize| b[i] > a[i] || (a[i].is_nan() && !b[i].is_nan());
+    let expected = std::array::from_fn::<_, FLOATS, _>(|i| if takes(i) { b[i] } else { a[i] });
+    same(&stored(values), &expected);
+    let expected = std::array::from_fn::<_, FLOATS, _>(|i| if takes(i) { 9.0 } else { 7.0 });
+    same(&stored(indices), &expected);
+}
+
+on_each_isa! {
+    fn check_bytes(seed: u32) = check_bytes_on;
+}
+
+#[inline(always)]
+fn check_bytes_on<I: Isa>(isa: I, seed: u32) {
+    let [a, b] = [1, 2].map(|i| bytes(seed + i));
+    let (x, y) = (isa.load_bytes(&a), isa.load_bytes(&b));
+    let stored = |x: I::Bytes| {
+        let mut to = [0; BYTES];
+        isa.store_bytes(x, &mut to);
+        to
+    };
+    assert_eq!(stored(isa.zero_bytes()), [0; BYTES]);
+    assert_eq!(
+        stored(isa.add_saturating(x, y)),
+        std::array::from_fn(|i| a[i].saturating_add(b[i]))
+    );
+    assert_eq!(stored(isa.low_nibbles(x)), a.map(|a| a % 16));
+    assert_eq!(stored(isa.high_nibbles(x)), a.map(|a| a / 16));
+    for limit in [0, 1, b[0], 127, 128, 254, 255] {
+        let expected = (0..BYTES)
+            .filter(|&i| a[i] <= limit)
+            .map(|i| 1 << i)
+            .sum::<u64>();
+        assert_eq!(isa.at_most(x, limit), expected, "at most {limit}");
+    }
+    check_look_up::<I, 1>(isa, seed, &a);
+    check_look_up::<I, 2>(isa, seed, &a);
+    check_look_up::<I, 4>(isa, seed, &a);
+    check_look_up::<I, 8>(isa, seed, &a);
+    check_look_up::<I, 16>(isa, seed, &a);
+}
+
+#[inline(always)]
+fn check_look_up<I: Isa, const ROWS: usize>(isa: I, seed: u32, indices: &[u8; BYTES]) {
+    let rows = std::array::from_fn::<_, ROWS, _>(|i| {
+        let row = bytes(seed + 100 * i as u32);
+        std::array::from_fn::<_, 16, _>(|j| row[j])
+    });
+    let indices = indices.map(|index| (usize::from(index) % (16 * ROWS)) as u8);
+    let mut found = [0; BYTES];
+    isa.store_bytes(isa.look_up(&rows, isa.load_bytes(&indices)), &mut found);
+    let expected = indices.map(|index| rows[usize::from(index / 16)][usize::from(index % 16)]);
+    assert_eq!(found, expected, "{ROWS} rows");
+}
+
+#[test]
+fn every_instruction_set_computes_lane_by_lane() {
+    for simd in Simd::available() {
+        for seed in 0..2000 {
+            check_floats(simd, seed);
+            check_bytes(simd, seed);
+        }
+    }
+}
+
+#[test]
+fn the_fastest_comes_last_and_has_its_name() {
+    let available = Simd::available();
+    assert_eq!(available[0].name(), "portable");
+    for simd in available {
+        let named = Simd::named(simd.name()).unwrap();
+        assert_eq!(named.name(), simd.name());
+        assert!(NAMES.contains(&simd.name()));
+    }
+}
+
+#[test]
+fn unknown_and_unavailable_names_are_refused() {
+    let error = Simd::named("sse9").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "KEYSIEVE_SIMD: got sse9, expected one of portable, avx2, avx512, neon"
+    );
+    // No processor has both.
+    for name in ["avx2", "neon"] {
+        if let Err(error) = Simd::named(name) {
+            let text = error.to_string();
+            assert!(
+                text.contains("one that this processor has: portable"),
+                "{text}"
+            );
+            return;
+        }
+    }
+    panic!("a processor with AVX2 and NEON");
+}
