@@ -15,10 +15,16 @@ enum Outcome {
 
 type Step = (&'static str, fn() -> Result<Outcome>);
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     ("fmt", || cargo("fmt --all --check")),
     ("clippy", || {
         cargo("clippy --workspace --all-targets -- -D warnings")
+    }),
+    // Without its default feature the fuzzer's C++ is left out.
+    ("fuzz targets", || {
+        cargo(
+            "check --manifest-path fuzz/Cargo.toml --no-default-features --locked --target-dir target",
+        )
     }),
     ("build-ptx --check", || passed(build_ptx::check_hashes())),
     ("build-ptx --verify", || match DeviceCompiler::find() {

@@ -23,7 +23,7 @@ fn reversed(text: &str, n: u32, seed: u64) -> Result<Vec<u32>, LaunchError> {
         ..Launch::default()
     };
     launch(&module, "reversed", &launched, &mut memory)?;
-    let bytes = memory.read(reversed, 256).unwrap();
+    let bytes = memory.bytes(reversed).unwrap();
     let words = bytes.as_chunks::<4>().0.iter();
     Ok(words.map(|&word| u32::from_le_bytes(word)).collect())
 }
