@@ -365,7 +365,7 @@ fn tuples_hold_their_codes() {
     let mut random = Random(8);
     for m in 1..=16u32 {
         for bits in 1..=8 {
-            assert_eq!(tuple_counts::fits(m, bits), m * bits <= 12);
+            assert_eq!(tuple_counts::fits(m, bits), bits >= 3 && m * bits <= 12);
             if m * bits > tuple_counts::MAX_TUPLE_BITS {
                 continue;
             }
