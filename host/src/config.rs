@@ -87,16 +87,7 @@ impl PqConfig {
     /// # Errors
     /// [`Error::Invalid`] naming `bits`, `num_subvectors`, `head_dim` or `init_offset`.
     pub fn validate(&self, head_dim: usize) -> Result<()> {
-        if !(1..=MAX_BITS).contains(&self.bits) {
-            return Err(Error::invalid("bits", self.bits, "1 to 8"));
-        }
-        if !(1..=MAX_SUBVECTORS).contains(&self.num_subvectors) {
-            return Err(Error::invalid(
-                "num_subvectors",
-                self.num_subvectors,
-                "1 to 64",
-            ));
-        }
+        self.validate_ranges()?;
         if !(1..=MAX_HEAD_DIM).contains(&head_dim) {
             return Err(Error::invalid("head_dim", head_dim, "1 to 256"));
         }
@@ -105,6 +96,21 @@ impl PqConfig {
                 "num_subvectors",
                 self.num_subvectors,
                 format!("a divisor of head_dim {head_dim}"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// What [`PqConfig::validate`] checks without knowing the keys.
+    pub(crate) fn validate_ranges(&self) -> Result<()> {
+        if !(1..=MAX_BITS).contains(&self.bits) {
+            return Err(Error::invalid("bits", self.bits, "1 to 8"));
+        }
+        if !(1..=MAX_SUBVECTORS).contains(&self.num_subvectors) {
+            return Err(Error::invalid(
+                "num_subvectors",
+                self.num_subvectors,
+                "1 to 64",
             ));
         }
         if self.init_offset > MAX_TOKENS {
@@ -189,7 +195,7 @@ impl SelectConfig {
     /// or 0 when the rule is switched off.
     pub fn short_context_limit(&self, pq: &PqConfig, num_queries: usize) -> usize {
         if self.short_context {
-            self.heavy + pq.init_offset + num_queries + pq.num_centroids()
+            (self.heavy + pq.init_offset + pq.num_centroids()).saturating_add(num_queries)
         } else {
             0
         }

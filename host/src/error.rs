@@ -106,8 +106,8 @@ impl Error {
     ) -> Self {
         Error::Invalid {
             argument: argument.into(),
-            got: got.to_string(),
-            expected: expected.to_string(),
+            got: one_line(got.to_string()),
+            expected: one_line(expected.to_string()),
         }
     }
 
@@ -116,7 +116,7 @@ impl Error {
             argument: argument.into(),
             path: path.into(),
             action: "read",
-            reason: reason.to_string(),
+            reason: one_line(reason.to_string()),
         }
     }
 
@@ -125,7 +125,40 @@ impl Error {
             argument: argument.into(),
             path: path.into(),
             action: "written",
-            reason: reason.to_string(),
+            reason: one_line(reason.to_string()),
         }
+    }
+}
+
+/// The text with its control characters escaped: parts of a file and others' messages may hold any.
+fn one_line(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let escaped = text.chars().flat_map(|c| {
+        let control = c.is_control().then(|| c.escape_default());
+        let other = (!c.is_control()).then_some(c);
+        control.into_iter().flatten().chain(other)
+    });
+    escaped.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_one_line() {
+        let path = Path::new("file");
+        let error = Error::invalid("metric", "l\n2\u{85}", "l2 or \r");
+        assert_eq!(
+            error.to_string(),
+            "metric: got l\\n2\\u{85}, expected l2 or \\r"
+        );
+        let error = Error::unreadable("--kv", path, "tensor a\tb\u{e9}");
+        assert_eq!(
+            error.to_string(),
+            "--kv: got file, which cannot be read: tensor a\\tb\u{e9}"
+        );
     }
 }

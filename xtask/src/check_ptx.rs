@@ -215,6 +215,20 @@ mod tests {
         );
     }
 
+    /// What rustc wrote with and without jump threading; the simulator's tests run both.
+    #[test]
+    fn a_duplicated_barrier_is_counted() {
+        let kernels = [kernel("reversed", 1, 0)];
+        let problems = |text: &str| check_text(&ptx_text::functions(text).unwrap(), 80, &kernels);
+        let threaded = include_str!("../../tests/ptx-sim/tests/jump_threading/threaded.ptx");
+        let whole = include_str!("../../tests/ptx-sim/tests/jump_threading/whole.ptx");
+        assert_eq!(
+            problems(threaded),
+            ["reversed has 2 CTA barriers, its source 1"]
+        );
+        assert_eq!(problems(whole), [""; 0]);
+    }
+
     #[test]
     fn cluster_kernels_may_be_absent_where_clusters_are() {
         let kernels = [KernelInfo {

@@ -15,10 +15,14 @@ enum Outcome {
 
 type Step = (&'static str, fn() -> Result<Outcome>);
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     ("fmt", || cargo("fmt --all --check")),
     ("clippy", || {
         cargo("clippy --workspace --all-targets -- -D warnings")
+    }),
+    // Without its default feature the fuzzer's C++ is left out.
+    ("fuzz targets", || {
+        cargo("check --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target")
     }),
     ("build-ptx --check", || passed(build_ptx::check_hashes())),
     ("build-ptx --verify", || match DeviceCompiler::find() {

@@ -47,8 +47,15 @@ impl KeyIndex {
     /// [`Error::Invalid`] for missing or impossible metadata, another dtype or shape, centroids that
     /// are not finite, codes that are no centroid's, or more tokens than `capacity`.
     pub fn load(path: &Path, capacity: Option<usize>) -> Result<Self> {
-        let bytes = super::read_whole(ARGUMENT, path)?;
-        let archive = Archive::parse(ARGUMENT, path, &bytes)?;
+        Self::parse(path, &super::read_whole(ARGUMENT, path)?, capacity)
+    }
+
+    /// [`KeyIndex::load`] from `bytes`, the content of a file of the name `path`.
+    ///
+    /// # Errors
+    /// As [`KeyIndex::load`].
+    pub fn parse(path: &Path, bytes: &[u8], capacity: Option<usize>) -> Result<Self> {
+        let archive = Archive::parse(ARGUMENT, path, bytes)?;
         let parts = read_parts(&archive)?;
         let seq_len = parts.config.init_offset + parts.num_codes;
         Self::from_parts(parts, capacity.unwrap_or(seq_len)).map_err(in_file)

@@ -14,7 +14,8 @@ const ARGUMENT: &str = "selection";
 /// short-context rule lists everything.
 ///
 /// # Errors
-/// [`Error::Invalid`] when `rows` rows would have more than [`MAX_LIST_POSITIONS`] positions.
+/// [`Error::Invalid`] for a configuration that cannot be, or when `rows` rows would have more than
+/// [`MAX_LIST_POSITIONS`] positions.
 pub fn stride(
     config: &SelectConfig,
     pq: &PqConfig,
@@ -22,6 +23,8 @@ pub fn stride(
     seq_len: usize,
     rows: usize,
 ) -> Result<usize> {
+    config.validate()?;
+    pq.validate_ranges()?;
     let stride = if seq_len <= config.short_context_limit(pq, num_queries) {
         seq_len
     } else {
@@ -43,11 +46,19 @@ impl Selection {
     /// same bytes, whichever backend made it.
     ///
     /// # Errors
-    /// As [`stride`]; [`Error::File`] when the operating system refuses.
+    /// As [`stride`]; [`Error::Invalid`] when `config` or `pq` is another than the selection was made
+    /// with and leaves a list no room; [`Error::File`] when the operating system refuses.
     pub fn save(&self, path: &Path, config: &SelectConfig, pq: &PqConfig) -> Result<()> {
         let [batch, heads, queries] = self.shape();
         let rows = batch * heads * queries;
         let stride = stride(config, pq, queries, self.seq_len(), rows)?;
+        if let Some(&len) = self.lengths().iter().find(|&&len| len as usize > stride) {
+            return Err(Error::invalid(
+                "selection",
+                format!("a list of {len} positions"),
+                format!("at most {stride}, as the configuration says"),
+            ));
+        }
         let mut header = Header::new([
             ("seq_len", self.seq_len().to_string()),
             ("sink", config.sink.to_string()),
