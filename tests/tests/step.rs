@@ -346,6 +346,7 @@ fn every_table_size_on_any_threads(device: &Device) -> TestCaseResult {
                 sink: 70,
                 window: 33,
                 list_stride: 70 + heavy + 33,
+                weights_stride: keys,
                 ..one_row(keys, heavy)
             };
             let fill = |seed| Fill { seed, palette };
