@@ -223,9 +223,9 @@ fn nearest_in_blocks<I: Isa, const B: usize>(
     let sub_dim = lanes.sub_dim;
     let components = &lanes.components[first * sub_dim..][..B * sub_dim];
     let mut sums = [isa.splat(0.0); B];
-    for b in 0..B {
-        let minus_half_norms = lanes.half_norms[first + b].0.map(|half_norm| -half_norm);
-        sums[b] = isa.load(&minus_half_norms);
+    for (sum, half_norms) in sums.iter_mut().zip(&lanes.half_norms[first..]) {
+        let minus_half_norms = half_norms.0.map(|half_norm| -half_norm);
+        *sum = isa.load(&minus_half_norms);
     }
     for (i, &x) in point[..sub_dim].iter().enumerate() {
         let x = isa.splat(x);

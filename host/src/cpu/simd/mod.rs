@@ -1,7 +1,7 @@
-//! Vectors: one small trait, [`Isa`], a file for each instruction set behind it, and the choice of one
+//! Vectors: one small trait, `Isa`, a file for each instruction set behind it, and the choice of one
 //! at run time.
 //!
-//! An algorithm is written once, generic over [`Isa`], and stamped into every instruction set by
+//! An algorithm is written once, generic over `Isa`, and stamped into every instruction set by
 //! `on_each_isa!`. A value of an instruction set's type is the proof that this processor has it, so
 //! the algorithms themselves are safe code.
 //!

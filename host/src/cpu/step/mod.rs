@@ -1,7 +1,7 @@
 //! A whole step on the CPU: rows are shared out to the pool's threads, each with its own room.
 //!
-//! There are three ways to a row's heavy keys, and they give the same list: [`tuples`] for formats of
-//! few code tuples, [`filter`] over transposed codes for the others, and for few candidates the plain
+//! There are three ways to a row's heavy keys, and they give the same list: `tuples` for formats of
+//! few code tuples, `filter` over transposed codes for the others, and for few candidates the plain
 //! stages, one after the other.
 
 mod bitmap;
