@@ -91,7 +91,7 @@ pub mod layout {
     };
 
     // `members` takes a tuple's copies for 32 bytes from a multiple of 32 on.
-    const _: () = assert!(MEMBER_COPIES == 8 && MEMBERS % 8 == 0);
+    const _: () = assert!(MEMBER_COPIES == 8 && MEMBERS.is_multiple_of(8));
     const _: () = assert!(MAX_TUPLE_BITS / MIN_BITS <= NUM_SMALL);
 }
 

@@ -194,7 +194,7 @@ fn is_format(pq: &PqConfig, head_dim: usize) -> bool {
     (1..=8).contains(&pq.bits)
         && (1..=MAX_SUBVECTORS).contains(&pq.num_subvectors)
         && (1..=MAX_HEAD_DIM).contains(&head_dim)
-        && head_dim % pq.num_subvectors == 0
+        && head_dim.is_multiple_of(pq.num_subvectors)
         && pq.init_offset <= MAX_TOKENS
 }
 
