@@ -49,7 +49,8 @@ impl Selector {
         let engine = match backend {
             Backend::Cpu => Engine::Cpu(Box::new(cpu::step::Step::new(index, shape))),
             Backend::Cuda(device) => {
-                Engine::Cuda(Box::new(cuda::step::Step::new(device, index, shape)?))
+                let step = cuda::step::Step::new(device, index, shape, selection.clone())?;
+                Engine::Cuda(Box::new(step))
             }
         };
         Ok(Selector {
@@ -91,9 +92,10 @@ impl Selector {
     /// the CPU the result of the last select.
     ///
     /// # Errors
-    /// On a GPU, what the driver answers.
+    /// On a GPU, [`Error::Invalid`] when nothing was enqueued or the last step failed, and what the
+    /// driver answers.
     pub fn read(&mut self) -> Result<&Selection> {
-        if let Engine::Cuda(step) = &self.engine {
+        if let Engine::Cuda(step) = &mut self.engine {
             step.read(&mut self.selection)?;
         }
         Ok(&self.selection)

@@ -85,11 +85,16 @@ impl<T: DeviceCopy> Buffer<T> {
         T: Default,
     {
         let mut data = vec![T::default(); self.len];
-        // SAFETY: `data` lives on until the stream is synchronised below, also if that fails: a
-        // stream that cannot be synchronised copies nothing any more.
+        // SAFETY: `data` lives on until the stream is synchronised below.
         unsafe { self.read(&mut data, stream)? };
-        stream.synchronize().or_driver_error()?;
-        Ok(data)
+        let Err(error) = stream.synchronize().or_driver_error() else {
+            return Ok(data);
+        };
+        if stream.synchronize().is_err() {
+            // The copy may still come, and nothing tells when it is done.
+            std::mem::forget(data);
+        }
+        Err(error)
     }
 
     /// Sets all bytes to zero in stream order.

@@ -66,6 +66,20 @@ struct Inner {
     context: Context,
 }
 
+impl Inner {
+    fn make_current_to_free(&self) {
+        let make_current = || CurrentContext::set_current(&self.context);
+        // Once more: what is not freed now is never freed. A failure has nobody to report to.
+        let _ = make_current().or_else(|_| make_current());
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.make_current_to_free();
+    }
+}
+
 /// The kernels' handles, in the order of [`KERNELS`].
 #[derive(Debug)]
 struct Functions([sys::CUfunction; KERNELS.len()]);
@@ -176,6 +190,12 @@ impl Device {
             return Err(error);
         }
         CurrentContext::set_current(&self.inner.context).or_driver_error()
+    }
+
+    /// Makes the context current on this thread, be it lost or not, for a `Drop` that frees: the
+    /// thread may have another context, or none, and freeing without one leaks.
+    pub(super) fn enter_to_free(&self) {
+        self.inner.make_current_to_free();
     }
 
     pub(super) fn function<K: KernelArgs>(&self) -> sys::CUfunction {

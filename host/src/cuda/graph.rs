@@ -40,9 +40,14 @@ impl StepGraph {
         let mut graph = Graph(ptr::null_mut());
         // The capture is ended also when a launch failed: the stream must be usable again.
         // SAFETY: the stream is alive and capturing, the out-pointer is valid.
-        let ended = unsafe { sys::cuStreamEndCapture(*stream, &raw mut graph.0) };
+        let ended = unsafe { sys::cuStreamEndCapture(*stream, &raw mut graph.0) }.or_driver_error();
+        if ended.is_err() {
+            // Once more: a stream that still captures would capture all later work. The graph is dropped.
+            // SAFETY: as above.
+            let _ = unsafe { sys::cuStreamEndCapture(*stream, &raw mut graph.0) };
+        }
         enqueued?;
-        ended.or_driver_error()?;
+        ended?;
 
         let mut num_nodes = 0;
         // SAFETY: the graph is alive; a null array asks for the number alone.
@@ -91,10 +96,9 @@ impl StepGraph {
 
 impl Drop for StepGraph {
     fn drop(&mut self) {
-        if self.device.enter().is_ok() {
-            // SAFETY: the handle is this value's own. A failure here has nobody to report to.
-            let _ = unsafe { sys::cuGraphExecDestroy(self.executable) };
-        }
+        self.device.enter_to_free();
+        // SAFETY: the handle is this value's own. A failure here has nobody to report to.
+        let _ = unsafe { sys::cuGraphExecDestroy(self.executable) };
     }
 }
 

@@ -54,6 +54,12 @@ impl CudaStages {
     }
 }
 
+impl Drop for CudaStages {
+    fn drop(&mut self) {
+        self.device.enter_to_free();
+    }
+}
+
 // Every unsafe block below: the buffers are made here, of the lengths the trait documents (which the
 // assertions check), hold what the stage reads, and live until `to_vec` or `synchronize` has waited.
 impl Stages for CudaStages {

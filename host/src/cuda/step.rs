@@ -48,17 +48,40 @@ pub struct Step {
     top_k: TopKBuffers,
     select: SelectBuffers,
     tuples: TupleBuffers,
-    /// Tuples have to be counted before the next step.
-    counts_are_stale: bool,
     list: ListBuffers,
 
-    // Last: buffers and stream go before the context they live in.
+    stale: Stale,
+    /// New keys and queries of a step are on the device.
+    is_uploaded: bool,
+    /// The context's length in the step whose lists are on the device, if they are whole.
+    listed_len: Option<usize>,
+
+    // Last: buffers and stream go before the context they live in, and before what copies write to.
     stream: Stream,
     device: Device,
+    /// Where lists arrive; the caller's selection is exchanged for it when all of it is here.
+    arriving: Selection,
+}
+
+/// What has to be put right on the device before the next step. A call that fails half-way leaves
+/// this behind, and so changes nothing that is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stale {
+    Nothing,
+    /// Tuples of keys that came otherwise than by steps are not counted.
+    Counts,
+    /// The lengths are not `seq_len`, or tuples and weights are not those of the variant.
+    Everything,
 }
 
 impl Step {
-    pub(crate) fn new(device: &Device, index: KeyIndex, shape: StepShape) -> Result<Self> {
+    /// A step whose lists arrive in `arriving`, a selection of the shape.
+    pub(crate) fn new(
+        device: &Device,
+        index: KeyIndex,
+        shape: StepShape,
+        arriving: Selection,
+    ) -> Result<Self> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
         device.enter()?;
@@ -95,13 +118,16 @@ impl Step {
             top_k: TopKBuffers::new(&shape, rows)?,
             select: SelectBuffers::new(&shape, rows, plans(device, &shape))?,
             tuples: TupleBuffers::new(&shape, index.groups(), rows, max_blocks)?,
-            counts_are_stale: true,
             list: ListBuffers::new(&shape, rows)?,
+            stale: Stale::Everything,
+            is_uploaded: false,
+            listed_len: None,
+            arriving,
             origin: index,
             stream,
             device: device.clone(),
         };
-        step.start_over(step.seq_len)?;
+        step.settle()?;
         Ok(step)
     }
 
@@ -153,10 +179,15 @@ impl Step {
             ));
         }
         self.device.enter()?;
-        self.switch(variant)
+        let before = std::mem::replace(&mut self.variant, variant);
+        self.stale = Stale::Everything;
+        self.settle().inspect_err(|_| {
+            self.variant = before;
+            self.stale = Stale::Everything;
+        })
     }
 
-    /// Kernel launches and memory operations enqueued so far.
+    /// Kernel launches and memory operations enqueued so far by steps and appends.
     pub fn launches(&self) -> usize {
         self.launches
     }
@@ -173,40 +204,39 @@ impl Step {
     pub(crate) fn append(&mut self, keys: Keys<'_>) -> Result<()> {
         self.check_append(&keys)?;
         self.device.enter()?;
-        // The lengths advance once, behind the last launch: a failure before it leaves them alone.
-        let mut done = 0;
-        while done < keys.tokens {
-            let tokens = self.new_keys_room.min(keys.tokens - done);
-            self.upload_keys(&keys, done..done + tokens)?;
-            self.enqueue_codes(done, tokens)?;
-            done += tokens;
+        if keys.tokens == 0 {
+            return Ok(());
         }
-        if keys.tokens > 0 {
-            self.enqueue_advance(keys.tokens)?;
-            self.counts_are_stale = true;
-            self.synchronize()?;
-            self.seq_len += keys.tokens;
-            self.refresh_counts()?;
-        }
+        self.refresh()?;
+        self.is_uploaded = false;
+        self.enqueue_append(&keys)
+            .and_then(|()| self.synchronize())
+            .inspect_err(|_| self.stale = Stale::Everything)?;
+        self.seq_len += keys.tokens;
         Ok(())
     }
 
     pub(crate) fn select(&mut self, queries: Queries<'_>, selection: &mut Selection) -> Result<()> {
         self.device.enter()?;
-        self.refresh_counts()?;
+        self.refresh()?;
+        self.is_uploaded = false;
         self.queries.write(0, queries.data, &self.stream)?;
+        self.listed_len = None;
         match self.variant {
             Variant::Staged => self.enqueue_select(&mut |_| Ok(()))?,
             _ => self.enqueue_fused(0)?,
         }
+        self.listed_len = Some(self.seq_len);
         self.read(selection)
     }
 
     /// Copies one new key for each (batch, head), `[batch, num_kv_heads, 1, head_dim]`, and the
-    /// step's queries to the device, for [`Step::enqueue`] or [`Step::replay`].
+    /// step's queries to the device, for [`Step::enqueue`] or [`Step::replay`]. They stay for later
+    /// steps, until an append, a select or an upload that fails takes their place.
     ///
     /// # Errors
-    /// As `KeyIndex::append` for the key; [`Error::Invalid`] for queries of another length.
+    /// As `KeyIndex::append` for the key; [`Error::Invalid`] for queries of another length; what the
+    /// driver answers.
     pub fn upload(&mut self, new_keys: Keys<'_>, queries: Queries<'_>) -> Result<()> {
         if new_keys.tokens != 1 {
             return Err(Error::invalid("keys: tokens", new_keys.tokens, 1));
@@ -221,22 +251,25 @@ impl Step {
             ));
         }
         self.device.enter()?;
+        self.is_uploaded = false;
         self.upload_keys(&new_keys, 0..1)?;
-        self.queries.write(0, queries.data, &self.stream)
+        self.queries.write(0, queries.data, &self.stream)?;
+        self.is_uploaded = true;
+        Ok(())
     }
 
     /// Enqueues one decode step on what was uploaded: encodes the new keys, advances the lengths,
     /// selects. `before` is called with each stage's name as its launches begin.
     ///
     /// # Errors
-    /// [`Error::Capacity`] when there is no room for another token; what the driver answers.
+    /// [`Error::Capacity`] when there is no room for another token, [`Error::Invalid`] when nothing is
+    /// uploaded; what the driver answers.
     pub fn enqueue(&mut self, before: &mut dyn FnMut(&'static str) -> Result<()>) -> Result<()> {
         self.check_room()?;
         self.device.enter()?;
-        self.refresh_counts()?;
-        self.enqueue_step(before)?;
-        self.seq_len += 1;
-        Ok(())
+        self.check_uploaded()?;
+        self.refresh()?;
+        self.step_once(|step| step.enqueue_step(before))
     }
 
     /// Captures the launches of [`Step::enqueue`] into a graph. It stays valid while the context grows,
@@ -259,8 +292,8 @@ impl Step {
     /// Enqueues a captured step on what was uploaded; nothing is allocated, copied or waited for.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the graph was captured from another step, [`Error::Capacity`] when
-    /// there is no room for another token; what the driver answers.
+    /// [`Error::Invalid`] when the graph was captured from another step or nothing is uploaded,
+    /// [`Error::Capacity`] when there is no room for another token; what the driver answers.
     pub fn replay(&mut self, graph: &StepGraph) -> Result<()> {
         if graph.step_id() != self.id {
             return Err(Error::invalid(
@@ -271,26 +304,41 @@ impl Step {
         }
         self.check_room()?;
         self.device.enter()?;
-        if graph.variant() != self.variant {
-            self.switch(graph.variant())?;
+        self.check_uploaded()?;
+        let before = std::mem::replace(&mut self.variant, graph.variant());
+        if self.variant != before {
+            self.stale = Stale::Everything;
         }
-        self.refresh_counts()?;
-        graph.launch(&self.stream)?;
-        self.seq_len += 1;
-        Ok(())
+        self.refresh()
+            .and_then(|()| self.step_once(|step| graph.launch(&step.stream)))
+            .inspect_err(|_| {
+                if self.variant != before {
+                    self.variant = before;
+                    self.stale = Stale::Everything;
+                }
+            })
     }
 
     /// Waits, and copies the lists to the host.
     ///
     /// # Errors
-    /// What the driver answers.
-    pub(crate) fn read(&self, selection: &mut Selection) -> Result<()> {
+    /// [`Error::Invalid`] when no step has listed anything, or the last one failed half-way; what the
+    /// driver answers.
+    pub(crate) fn read(&mut self, selection: &mut Selection) -> Result<()> {
         self.device.enter()?;
-        let copied = self.list.read(selection, &self.stream);
-        // Wait even if a copy could not be enqueued: those before it write to `selection`.
-        self.synchronize()?;
-        copied?;
-        selection.seq_len = self.seq_len;
+        let Some(listed_len) = self.listed_len else {
+            return Err(Error::invalid(
+                "step",
+                "no lists on the device",
+                "a step enqueued before a read",
+            ));
+        };
+        let copied = self.list.read(&mut self.arriving, &self.stream);
+        // Wait even if a copy could not be enqueued: nothing is to arrive later.
+        let waited = self.synchronize();
+        copied.and(waited)?;
+        self.arriving.seq_len = listed_len;
+        std::mem::swap(selection, &mut self.arriving);
         Ok(())
     }
 
@@ -308,7 +356,13 @@ impl Step {
             ));
         }
         self.device.enter()?;
-        self.start_over(self.seq_len - tokens)
+        let before = self.seq_len;
+        self.seq_len -= tokens;
+        self.stale = Stale::Everything;
+        self.settle().inspect_err(|_| {
+            self.seq_len = before;
+            self.stale = Stale::Everything;
+        })
     }
 
     pub(crate) fn to_index(&self) -> Result<KeyIndex> {
@@ -347,6 +401,27 @@ impl Step {
             additional: 1,
             capacity: self.origin.capacity(),
         })
+    }
+
+    fn check_uploaded(&self) -> Result<()> {
+        if self.is_uploaded {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "step",
+            "no keys and queries on the device",
+            "an upload before a step",
+        ))
+    }
+
+    /// Makes one step by what `enqueue` launches.
+    fn step_once(&mut self, enqueue: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        self.listed_len = None;
+        // The lengths may have advanced when a later launch fails.
+        enqueue(self).inspect_err(|_| self.stale = Stale::Everything)?;
+        self.seq_len += 1;
+        self.listed_len = Some(self.seq_len);
+        Ok(())
     }
 
     /// Copies tokens `range` of `keys` to the front of `new_keys`, `[groups, range.len(), head_dim]`.
@@ -413,40 +488,55 @@ impl Step {
         Ok(())
     }
 
-    fn switch(&mut self, variant: Variant) -> Result<()> {
-        self.variant = variant;
-        self.start_over(self.seq_len)
+    /// Encodes the keys, advances the lengths and counts the new tuples.
+    fn enqueue_append(&mut self, keys: &Keys<'_>) -> Result<()> {
+        let mut done = 0;
+        while done < keys.tokens {
+            let tokens = self.new_keys_room.min(keys.tokens - done);
+            self.upload_keys(keys, done..done + tokens)?;
+            self.enqueue_codes(done, tokens)?;
+            done += tokens;
+        }
+        self.enqueue_advance(keys.tokens)?;
+        self.stale = Stale::Counts;
+        self.refresh()
     }
 
-    /// Makes all copies of the lengths `seq_len`, and what steps keep for the next one anew.
-    fn start_over(&mut self, seq_len: usize) -> Result<()> {
-        self.counts_are_stale = true;
-        let seq_lens = vec![seq_len as u32; self.seq_lens.len()];
-        self.seq_lens.write(0, &seq_lens, &self.stream)?;
-        self.synchronize()?;
-        self.seq_len = seq_len;
-        let (weights, stream) = (&self.list.weights, &self.stream);
-        match self.variant {
-            Variant::Staged => (),
-            Variant::Cluster(_) => self.select.forget(weights, stream)?,
-            Variant::Tuples(_) => self.tuples.forget(weights, stream)?,
-        }
-        self.refresh_counts()?;
+    /// [`Step::refresh`], and waits.
+    fn settle(&mut self) -> Result<()> {
+        self.refresh()?;
         self.synchronize()
     }
 
-    /// Counts the tuples of keys that came otherwise than by steps.
-    fn refresh_counts(&mut self) -> Result<()> {
-        if !self.counts_are_stale {
-            return Ok(());
+    /// Puts right on the device what is stale: nothing to do between steps that succeed.
+    fn refresh(&mut self) -> Result<()> {
+        if self.stale == Stale::Everything {
+            let seq_lens = vec![self.seq_len as u32; self.seq_lens.len()];
+            self.seq_lens.write(0, &seq_lens, &self.stream)?;
+            if self.variant != Variant::Staged && self.list.weights.len() > 0 {
+                // The other variants write only the weights that change, and so begin with none.
+                self.listed_len = None;
+            }
+            let (weights, stream) = (&self.list.weights, &self.stream);
+            match self.variant {
+                Variant::Staged => (),
+                Variant::Cluster(_) => self.select.forget(weights, stream)?,
+                Variant::Tuples(_) => self.tuples.forget(weights, stream)?,
+            }
+            self.stale = Stale::Counts;
         }
-        if let Variant::Tuples(blocks) = self.variant {
-            let enqueuer = self.enqueuer();
-            // SAFETY: the buffers were made for this shape and batch, and live as long as the stream;
-            // codes and lengths are written.
-            unsafe { enqueuer.tuple_counts(&self.codes, &self.seq_lens, &self.tuples, blocks)? };
+        if self.stale == Stale::Counts {
+            if let Variant::Tuples(blocks) = self.variant {
+                let (codes, seq_lens) = (&self.codes, &self.seq_lens);
+                // SAFETY: the buffers were made for this shape and batch, and live as long as the
+                // stream; codes and lengths are written.
+                unsafe {
+                    self.enqueuer()
+                        .tuple_counts(codes, seq_lens, &self.tuples, blocks)?
+                };
+            }
+            self.stale = Stale::Nothing;
         }
-        self.counts_are_stale = false;
         Ok(())
     }
 
@@ -494,6 +584,12 @@ impl Step {
             shape: &self.shape,
             batch: self.batch,
         }
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        self.device.enter_to_free();
     }
 }
 

@@ -73,6 +73,12 @@ impl Stopwatch {
     }
 }
 
+impl Drop for Stopwatch {
+    fn drop(&mut self) {
+        self.device.enter_to_free();
+    }
+}
+
 /// GPU time of one stage of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StageSpan {
@@ -155,6 +161,12 @@ impl StageClock {
             duration_us: starts[i + 1] - starts[i],
         });
         Ok(spans.collect())
+    }
+}
+
+impl Drop for StageClock {
+    fn drop(&mut self) {
+        self.device.enter_to_free();
     }
 }
 

@@ -1,0 +1,436 @@
+//! All that a program does with a GPU, from opening it to letting go of it, beside the CPU's answers.
+
+use std::sync::OnceLock;
+use std::thread;
+
+use keysieve::cuda::{CudaStages, Device, StepGraph, Variant};
+use keysieve::stages::Stages;
+use keysieve::{
+    Backend, Error, KeyIndex, Keys, Metric, PqConfig, Queries, SelectConfig, Selection, Selector,
+    TrainConfig,
+};
+use keysieve_tests::device::step_shape;
+use keysieve_tests::oracle::Shape;
+use keysieve_tests::strategies::Fill;
+
+const KV_HEADS: usize = 2;
+const QO_HEADS: usize = 2;
+const HEAD_DIM: usize = 8;
+const TOKENS: usize = 40;
+/// Room for the appends of [`WHOLE`].
+const FEW: usize = 20;
+/// More keys than are encoded by one launch.
+const MANY: usize = 1100;
+
+const PQ: PqConfig = PqConfig {
+    num_subvectors: 2,
+    bits: 3,
+    init_offset: 2,
+    metric: Metric::L2,
+};
+
+const SELECT: SelectConfig = SelectConfig {
+    sink: 3,
+    window: 4,
+    heavy: 6,
+    short_context: false,
+    weights: true,
+};
+
+/// A step of a scenario.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Op {
+    Open,
+    /// One stage alone, on buffers of its own.
+    Stage,
+    New,
+    SetVariant,
+    /// Another variant, or the same where there is no other.
+    SetOther,
+    Select,
+    /// So many keys.
+    Append(usize),
+    Upload,
+    Enqueue,
+    Capture,
+    /// Brings the variant of the graph's capture back.
+    Replay,
+    Read,
+    Synchronize,
+    ToIndex,
+    Rewind,
+    /// Everything, on a thread that has no current context.
+    Drop,
+}
+
+/// Every kind of call, the steps in each way.
+pub(crate) const WHOLE: [Op; 22] = [
+    Op::Open,
+    Op::Stage,
+    Op::New,
+    Op::SetVariant,
+    Op::Append(3),
+    Op::Select,
+    Op::Upload,
+    Op::Enqueue,
+    Op::Read,
+    Op::Capture,
+    Op::Upload,
+    Op::Replay,
+    Op::Read,
+    Op::ToIndex,
+    Op::Rewind,
+    Op::SetOther,
+    Op::Upload,
+    Op::Replay,
+    Op::Synchronize,
+    Op::Read,
+    Op::Select,
+    Op::Drop,
+];
+
+/// An append in several launches.
+pub(crate) const LONG_APPEND: [Op; 6] = [
+    Op::Open,
+    Op::New,
+    Op::SetVariant,
+    Op::Append(MANY),
+    Op::Select,
+    Op::Drop,
+];
+
+/// The GPU's objects, and the same on the CPU.
+pub(crate) struct World {
+    ordinal: u32,
+    /// That of every step but those after [`Op::SetOther`].
+    variant: Variant,
+    spare: usize,
+    device: Option<Device>,
+    selector: Option<Selector>,
+    graph: Option<StepGraph>,
+    /// Whether the GPU has what an enqueue or a replay works on.
+    uploaded: bool,
+    mirror: Mirror,
+}
+
+/// What the CPU makes of the ops that succeeded.
+struct Mirror {
+    selector: Selector,
+    /// By how many tokens the context has grown: which keys come next.
+    grown: usize,
+    /// Of the last step on the GPU, to be read.
+    listed: Selection,
+    /// Of the last select or read.
+    seen: Selection,
+    /// How the GPU runs steps.
+    variant: Option<Variant>,
+}
+
+/// A few keys and queries, others for other `seed`s.
+fn keys_data(seed: usize, tokens: usize) -> Vec<f32> {
+    Fill::usual(1000 + seed as u64).floats(KV_HEADS * tokens * HEAD_DIM)
+}
+
+fn queries_data(seed: usize) -> Vec<f32> {
+    Fill::usual(2000 + seed as u64).floats(QO_HEADS * HEAD_DIM)
+}
+
+fn keys(data: &[f32], tokens: usize) -> Keys<'_> {
+    Keys::new(data, [1, KV_HEADS, tokens, HEAD_DIM]).expect("the shape is right")
+}
+
+fn queries(data: &[f32]) -> Queries<'_> {
+    Queries::new(data, [1, QO_HEADS, 1, HEAD_DIM]).expect("the shape is right")
+}
+
+/// The index that every scenario begins with, trained once, with room for `spare` more tokens.
+pub(crate) fn index(spare: usize) -> KeyIndex {
+    static INDEX: OnceLock<KeyIndex> = OnceLock::new();
+    let train = || {
+        let data = Fill::usual(1).floats(KV_HEADS * TOKENS * HEAD_DIM);
+        let training = TrainConfig {
+            iterations: 3,
+            seed: 0,
+        };
+        KeyIndex::train(&PQ, &training, keys(&data, TOKENS), TOKENS).expect("ordinary keys")
+    };
+    let mut index = INDEX.get_or_init(train).clone();
+    index.reserve(TOKENS + spare).expect("not too many");
+    index
+}
+
+fn selector(backend: &Backend, spare: usize) -> Result<Selector, Error> {
+    Selector::new(backend, index(spare), SELECT, QO_HEADS, 1)
+}
+
+/// The variants of the scenario's steps on GPU `ordinal`.
+pub(crate) fn variants(ordinal: u32) -> Vec<Variant> {
+    let backend = Backend::Cuda(Device::open(ordinal).expect("the GPU is simulated"));
+    let mut selector = selector(&backend, FEW).expect("nothing fails yet");
+    selector.cuda_step().expect("a step on a GPU").variants()
+}
+
+impl World {
+    pub(crate) fn new(ordinal: u32, variant: Variant, ops: &[Op]) -> Self {
+        let spare = if ops.contains(&Op::Append(MANY)) {
+            MANY + FEW
+        } else {
+            FEW
+        };
+        let selector = selector(&Backend::Cpu, spare).expect("the CPU has no driver");
+        let nothing = selector.selection().clone();
+        World {
+            ordinal,
+            variant,
+            spare,
+            device: None,
+            selector: None,
+            graph: None,
+            uploaded: false,
+            mirror: Mirror {
+                selector,
+                grown: 0,
+                listed: nothing.clone(),
+                seen: nothing,
+                variant: None,
+            },
+        }
+    }
+
+    fn device(&self) -> &Device {
+        self.device.as_ref().expect("opened before")
+    }
+
+    fn selector(&mut self) -> &mut Selector {
+        self.selector.as_mut().expect("made before")
+    }
+
+    /// Does one step. Its answers are compared with the CPU's: the outer error says how they differ.
+    pub(crate) fn run(&mut self, op: Op) -> Result<Result<(), Error>, String> {
+        let on_gpu = self.run_on_gpu(op)?;
+        if on_gpu.is_ok() {
+            self.mirror_op(op);
+            self.check_unchanged()?;
+        }
+        Ok(on_gpu)
+    }
+
+    fn run_on_gpu(&mut self, op: Op) -> Result<Result<(), Error>, String> {
+        let grown = self.mirror.grown;
+        let queries_data = queries_data(grown);
+        let queries = queries(&queries_data);
+        Ok(match op {
+            Op::Open => Device::open(self.ordinal).map(|device| self.device = Some(device)),
+            Op::Stage => return self.one_stage(),
+            Op::New => selector(&Backend::Cuda(self.device().clone()), self.spare)
+                .map(|selector| self.selector = Some(selector)),
+            Op::SetVariant => {
+                let variant = self.variant;
+                self.step().set_variant(variant)
+            }
+            Op::SetOther => {
+                let other = self.other_variant();
+                self.step().set_variant(other)
+            }
+            Op::Select => {
+                self.uploaded = false;
+                let selected = self.selector().select(queries).map(drop);
+                selected
+            }
+            Op::Append(tokens) => {
+                self.uploaded = false;
+                let data = keys_data(grown, tokens);
+                self.selector().append(keys(&data, tokens))
+            }
+            Op::Upload => self.upload(),
+            Op::Enqueue => self
+                .upload_if_gone()
+                .and_then(|()| self.step().enqueue(&mut |_| Ok(()))),
+            Op::Capture => self.step().capture().map(|graph| self.graph = Some(graph)),
+            Op::Replay => self.upload_if_gone().and_then(|()| {
+                let graph = self.graph.as_ref().expect("captured before");
+                let selector = self.selector.as_mut().expect("made before");
+                selector.cuda_step().expect("a GPU's").replay(graph)
+            }),
+            Op::Read => self.selector().read().map(drop),
+            Op::Synchronize => self.step().synchronize(),
+            Op::ToIndex => match self.selector().to_index() {
+                Ok(index) if Ok(&index) != self.mirror.selector.to_index().as_ref() => {
+                    return Err("to_index: not the CPU's index".into());
+                }
+                brought => brought.map(drop),
+            },
+            Op::Rewind => self.step().rewind(1),
+            Op::Drop => {
+                let all = (self.graph.take(), self.selector.take(), self.device.take());
+                let dropped = thread::spawn(move || drop(all)).join();
+                return dropped.map(Ok).map_err(|_| "a drop panics".into());
+            }
+        })
+    }
+
+    fn step(&mut self) -> &mut keysieve::cuda::step::Step {
+        self.selector().cuda_step().expect("a step on a GPU")
+    }
+
+    fn other_variant(&mut self) -> Variant {
+        let variants = self.step().variants();
+        let other = variants.into_iter().find(|v| *v != self.variant);
+        other.unwrap_or(self.variant)
+    }
+
+    fn upload(&mut self) -> Result<(), Error> {
+        let grown = self.mirror.grown;
+        let (keys_data, queries_data) = (keys_data(grown, 1), queries_data(grown + 1));
+        self.uploaded = false;
+        self.step()
+            .upload(keys(&keys_data, 1), queries(&queries_data))?;
+        self.uploaded = true;
+        Ok(())
+    }
+
+    /// Uploads again what a select after a failed call took the place of.
+    fn upload_if_gone(&mut self) -> Result<(), Error> {
+        if self.uploaded { Ok(()) } else { self.upload() }
+    }
+
+    fn one_stage(&self) -> Result<Result<(), Error>, String> {
+        let shape = step_shape(&Shape {
+            batch: 1,
+            num_kv_heads: KV_HEADS,
+            group_size: QO_HEADS / KV_HEADS,
+            num_queries: 1,
+            head_dim: HEAD_DIM,
+            num_subvectors: PQ.num_subvectors,
+            bits: PQ.bits,
+            init_offset: 0,
+            code_capacity: 0,
+            sink: 0,
+            window: 0,
+            heavy: 0,
+            short_context: false,
+            list_stride: 1,
+            weights_stride: 0,
+        });
+        let parts = index(0).to_parts();
+        let queries = queries_data(0);
+        let stages = match CudaStages::new(self.device()) {
+            Ok(stages) => stages,
+            Err(error) => return Ok(Err(error)),
+        };
+        let expected = keysieve::cpu::CpuStages.lut(&shape, &parts.centroids, &queries);
+        match stages.lut(&shape, &parts.centroids, &queries) {
+            Ok(tables) if Ok(&tables) != expected.as_ref() => Err("lut: not the CPU's".into()),
+            done => Ok(done.map(drop)),
+        }
+    }
+
+    /// The same on the CPU.
+    fn mirror_op(&mut self, op: Op) {
+        match op {
+            Op::New => self.mirror.variant = Some(self.step().variant()),
+            Op::SetVariant | Op::Replay => self.mirror.variant = Some(self.variant),
+            Op::SetOther => self.mirror.variant = Some(self.other_variant()),
+            _ => {}
+        }
+        let mirror = &mut self.mirror;
+        match op {
+            Op::Select => {
+                mirror.select();
+                mirror.seen = mirror.listed.clone();
+            }
+            Op::Append(tokens) => mirror.append(tokens),
+            Op::Enqueue | Op::Replay => {
+                mirror.append(1);
+                mirror.select();
+            }
+            Op::Read => mirror.seen = mirror.listed.clone(),
+            Op::Rewind => mirror.rewind(),
+            _ => {}
+        }
+    }
+
+    /// Whether all that can be seen without a call of the driver is as the CPU has it.
+    pub(crate) fn check_unchanged(&mut self) -> Result<(), String> {
+        let mirror = &self.mirror;
+        let Some(selector) = &mut self.selector else {
+            return Ok(());
+        };
+        let (got, expected) = (selector.seq_len(), mirror.selector.seq_len());
+        if got != expected {
+            return Err(format!("seq_len {got}, on the CPU {expected}"));
+        }
+        if *selector.selection() != mirror.seen {
+            return Err("the selection is not that of the last select or read".into());
+        }
+        let variant = selector.cuda_step().map(|step| step.variant());
+        if variant != mirror.variant {
+            return Err(format!("{variant:?}, before {:?}", mirror.variant));
+        }
+        Ok(())
+    }
+
+    /// Whether a select now gives the CPU's lists.
+    pub(crate) fn check_usable(&mut self) -> Result<(), String> {
+        if self.selector.is_none() {
+            return Ok(());
+        }
+        let selected = self.run(Op::Select)?;
+        selected.map_err(|error| format!("a select after the failed call: {error}"))
+    }
+
+    /// The ops that can be done now, all but the last.
+    pub(crate) fn possible(&self) -> Vec<Op> {
+        let mut ops = vec![Op::Open];
+        if self.device.is_some() {
+            ops.extend([Op::Stage, Op::New]);
+        }
+        if self.selector.is_some() {
+            ops.extend([Op::Select, Op::Append(1), Op::Upload, Op::Enqueue, Op::Read]);
+            ops.extend([Op::Capture, Op::Synchronize, Op::ToIndex, Op::Rewind]);
+            ops.extend([Op::SetOther, Op::SetVariant]);
+        }
+        if self.graph.is_some() {
+            ops.push(Op::Replay);
+        }
+        ops
+    }
+
+    /// The error of an op that is to fail.
+    pub(crate) fn error_of(&mut self, op: Op) -> Result<Error, String> {
+        match self.run_on_gpu(op)? {
+            Err(error) => Ok(error),
+            Ok(()) => Err(format!("{op:?} succeeds on a GPU that no longer answers")),
+        }
+    }
+}
+
+impl Mirror {
+    fn select(&mut self) {
+        let data = queries_data(self.grown);
+        let selected = self.selector.select(queries(&data));
+        self.listed = selected.expect("the CPU has no driver").clone();
+    }
+
+    fn append(&mut self, tokens: usize) {
+        let data = keys_data(self.grown, tokens);
+        let appended = self.selector.append(keys(&data, tokens));
+        appended.expect("the CPU has no driver");
+        self.grown += tokens;
+    }
+
+    fn rewind(&mut self) {
+        self.grown -= 1;
+        let index = self.selector.to_index().expect("the CPU has no driver");
+        let capacity = index.capacity();
+        let mut parts = index.to_parts();
+        let stride = parts.num_codes * PQ.num_subvectors;
+        parts.num_codes -= 1;
+        let groups = parts.codes.chunks(stride);
+        let kept = groups.flat_map(|codes| &codes[..stride - PQ.num_subvectors]);
+        parts.codes = kept.copied().collect();
+        let index = KeyIndex::from_parts(parts, capacity).expect("one token less");
+        let selector = Selector::new(&Backend::Cpu, index, SELECT, QO_HEADS, 1);
+        self.selector = selector.expect("the CPU has no driver");
+    }
+}
