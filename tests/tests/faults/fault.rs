@@ -112,7 +112,7 @@ impl Setting<'_> {
             }
             if returned {
                 // The same call again, after a select or at once: both must find what was before.
-                if fault.code % 2 == 0 {
+                if fault.code.is_multiple_of(2) {
                     world.check_usable().map_err(here)?;
                 }
                 let again = world.run(op).map_err(|why| here(format!("again: {why}")))?;

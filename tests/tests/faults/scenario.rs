@@ -234,8 +234,7 @@ impl World {
             }
             Op::Select => {
                 self.uploaded = false;
-                let selected = self.selector().select(queries).map(drop);
-                selected
+                self.selector().select(queries).map(drop)
             }
             Op::Append(tokens) => {
                 self.uploaded = false;
