@@ -124,7 +124,8 @@ impl<T: DeviceCopy> Buffer<T> {
         Out::from_address(self.address())
     }
 
-    fn address(&self) -> u64 {
+    /// Where it begins in device memory.
+    pub(super) fn address(&self) -> u64 {
         self.memory.as_device_ptr().as_raw()
     }
 }

@@ -2,7 +2,6 @@
 
 use std::ptr;
 
-use cust::stream::Stream;
 use cust::sys;
 
 use super::device::Device;
@@ -10,7 +9,8 @@ use super::error::OrDriverError;
 use super::heuristics::Variant;
 use crate::error::Result;
 
-/// The launches of one step as a CUDA graph. Made by `Step::capture`, replayed by `Step::replay`.
+/// The launches of one step as a CUDA graph. Made by `Step::capture`, replayed by `Step::replay` or
+/// `Step::replay_on`.
 #[derive(Debug)]
 pub struct StepGraph {
     step_id: u64,
@@ -74,9 +74,11 @@ impl StepGraph {
         })
     }
 
-    pub(super) fn launch(&self, stream: &Stream) -> Result<()> {
-        // SAFETY: graph and stream are alive, and the step checked that the buffers are its own.
-        unsafe { sys::cuGraphLaunch(self.executable, stream.as_inner()) }.or_driver_error()
+    /// # Safety
+    /// The step that it was captured from is alive, and so is `stream`.
+    pub(super) unsafe fn launch(&self, stream: sys::CUstream) -> Result<()> {
+        // SAFETY: the graph is alive; the rest is the caller's promise.
+        unsafe { sys::cuGraphLaunch(self.executable, stream) }.or_driver_error()
     }
 
     /// Kernel launches and memory operations of one replay.

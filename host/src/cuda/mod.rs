@@ -8,28 +8,40 @@
 //! heuristics  which variant of the step fits a shape
 //! select    the step for large tables: what it keeps, its launch
 //! tuples    the step for small formats: what it keeps, its launches
-//! step      a whole step on buffers made once: which kernels, in which order
-//! graph     a step captured once and replayed for every token
+//! step      a whole step on buffers made once
+//! launches  its kernels, in order
+//! append    a step's new keys
+//! event turn  work that goes from stream to stream stays in order
+//! graph replay  a step captured once and replayed for every token, on any stream
+//! footprint what a fused kernel takes of a multiprocessor
 //! stages    one stage at a time, for tests
 //! timing    GPU time by events, for measurements
 //! doctor    what is there and what is missing
 //! ```
 
+mod append;
 mod buffer;
 pub mod device;
 pub mod doctor;
 mod enqueue;
 mod error;
+mod event;
+pub mod footprint;
 pub mod graph;
 pub mod heuristics;
 mod launch;
+mod launches;
+pub mod replay;
 mod select;
 mod stages;
 pub mod step;
 pub mod timing;
 mod tuples;
+mod turn;
 
 pub use device::Device;
+pub use footprint::Footprint;
 pub use graph::StepGraph;
 pub use heuristics::{TupleBlocks, Variant};
+pub use replay::DeviceBuffers;
 pub use stages::CudaStages;

@@ -7,16 +7,16 @@ use gpu_kernels::step::StepShape;
 
 use super::buffer::Buffer;
 use super::device::Device;
-use super::enqueue::{CodesBuffers, Enqueuer, ListBuffers, TopKBuffers};
+use super::enqueue::{ListBuffers, TopKBuffers};
 use super::error::OrDriverError;
-use super::graph::StepGraph;
 use super::heuristics::{Variant, plans, tuple_blocks};
 use super::select::SelectBuffers;
 use super::tuples::{TupleBuffers, num_lens};
+use super::turn::Turn;
 use crate::error::{Error, Result};
 use crate::index::{IndexParts, KeyIndex};
 use crate::selection::Selection;
-use crate::tensor::{Keys, Queries};
+use crate::tensor::Queries;
 
 /// Keys that are encoded by one launch.
 const TOKENS_PER_LAUNCH: usize = 1024;
@@ -27,46 +27,47 @@ const TOKENS_PER_LAUNCH: usize = 1024;
 /// device.
 #[derive(Debug)]
 pub struct Step {
-    id: u64,
-    shape: StepShape,
-    variant: Variant,
-    batch: usize,
+    pub(super) id: u64,
+    pub(super) shape: StepShape,
+    pub(super) variant: Variant,
+    pub(super) batch: usize,
     /// The index as it came; its codes are stale, everything else holds.
-    origin: KeyIndex,
-    seq_len: usize,
-    new_keys_room: usize,
-    launches: usize,
+    pub(super) origin: KeyIndex,
+    pub(super) seq_len: usize,
+    pub(super) new_keys_room: usize,
+    pub(super) launches: usize,
 
-    centroids: Buffer<f32>,
-    half_norms: Buffer<f32>,
-    codes: Buffer<u8>,
-    seq_lens: Buffer<u32>,
-    new_keys: Buffer<f32>,
-    queries: Buffer<f32>,
-    tables: Buffer<f32>,
-    scores: Buffer<f32>,
-    top_k: TopKBuffers,
-    select: SelectBuffers,
-    tuples: TupleBuffers,
-    list: ListBuffers,
+    pub(super) centroids: Buffer<f32>,
+    pub(super) half_norms: Buffer<f32>,
+    pub(super) codes: Buffer<u8>,
+    pub(super) seq_lens: Buffer<u32>,
+    pub(super) new_keys: Buffer<f32>,
+    pub(super) queries: Buffer<f32>,
+    pub(super) tables: Buffer<f32>,
+    pub(super) scores: Buffer<f32>,
+    pub(super) top_k: TopKBuffers,
+    pub(super) select: SelectBuffers,
+    pub(super) tuples: TupleBuffers,
+    pub(super) list: ListBuffers,
 
-    stale: Stale,
+    pub(super) turn: Turn,
+    pub(super) stale: Stale,
     /// New keys and queries of a step are on the device.
-    is_uploaded: bool,
+    pub(super) is_uploaded: bool,
     /// The context's length in the step whose lists are on the device, if they are whole.
-    listed_len: Option<usize>,
+    pub(super) listed_len: Option<usize>,
 
     // Last: buffers and stream go before the context they live in, and before what copies write to.
-    stream: Stream,
-    device: Device,
+    pub(super) stream: Stream,
+    pub(super) device: Device,
     /// Where lists arrive; the caller's selection is exchanged for it when all of it is here.
-    arriving: Selection,
+    pub(super) arriving: Selection,
 }
 
 /// What has to be put right on the device before the next step. A call that fails half-way leaves
 /// this behind, and so changes nothing that is seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stale {
+pub(super) enum Stale {
     Nothing,
     /// Tuples of keys that came otherwise than by steps are not counted.
     Counts,
@@ -124,6 +125,7 @@ impl Step {
             listed_len: None,
             arriving,
             origin: index,
+            turn: Turn::of(stream.as_inner())?,
             stream,
             device: device.clone(),
         };
@@ -149,7 +151,7 @@ impl Step {
         &self.device
     }
 
-    /// The stream it runs on.
+    /// The stream of its own: all but [`Step::replay_on`] runs on it.
     pub fn stream(&self) -> &Stream {
         &self.stream
     }
@@ -178,7 +180,7 @@ impl Step {
                 format!("one of {variants:?}"),
             ));
         }
-        self.device.enter()?;
+        self.enter_own_stream()?;
         let before = std::mem::replace(&mut self.variant, variant);
         self.stale = Stale::Everything;
         self.settle().inspect_err(|_| {
@@ -197,27 +199,12 @@ impl Step {
     /// # Errors
     /// [`Error::DeviceLost`] and [`Error::Driver`].
     pub fn synchronize(&self) -> Result<()> {
-        self.device.enter()?;
+        self.enter_own_stream()?;
         self.stream.synchronize().or_driver_error()
     }
 
-    pub(crate) fn append(&mut self, keys: Keys<'_>) -> Result<()> {
-        self.check_append(&keys)?;
-        self.device.enter()?;
-        if keys.tokens == 0 {
-            return Ok(());
-        }
-        self.refresh()?;
-        self.is_uploaded = false;
-        self.enqueue_append(&keys)
-            .and_then(|()| self.synchronize())
-            .inspect_err(|_| self.stale = Stale::Everything)?;
-        self.seq_len += keys.tokens;
-        Ok(())
-    }
-
     pub(crate) fn select(&mut self, queries: Queries<'_>, selection: &mut Selection) -> Result<()> {
-        self.device.enter()?;
+        self.enter_own_stream()?;
         self.refresh()?;
         self.is_uploaded = false;
         self.queries.write(0, queries.data, &self.stream)?;
@@ -230,34 +217,6 @@ impl Step {
         self.read(selection)
     }
 
-    /// Copies one new key for each (batch, head), `[batch, num_kv_heads, 1, head_dim]`, and the
-    /// step's queries to the device, for [`Step::enqueue`] or [`Step::replay`]. They stay for later
-    /// steps, until an append, a select or an upload that fails takes their place.
-    ///
-    /// # Errors
-    /// As `KeyIndex::append` for the key; [`Error::Invalid`] for queries of another length; what the
-    /// driver answers.
-    pub fn upload(&mut self, new_keys: Keys<'_>, queries: Queries<'_>) -> Result<()> {
-        if new_keys.tokens != 1 {
-            return Err(Error::invalid("keys: tokens", new_keys.tokens, 1));
-        }
-        self.check_append(&new_keys)?;
-        let expected = self.batch * self.shape.rows_per_batch() as usize * self.head_dim();
-        if queries.data.len() != expected {
-            return Err(Error::invalid(
-                "queries",
-                format!("{} elements", queries.data.len()),
-                expected,
-            ));
-        }
-        self.device.enter()?;
-        self.is_uploaded = false;
-        self.upload_keys(&new_keys, 0..1)?;
-        self.queries.write(0, queries.data, &self.stream)?;
-        self.is_uploaded = true;
-        Ok(())
-    }
-
     /// Enqueues one decode step on what was uploaded: encodes the new keys, advances the lengths,
     /// selects. `before` is called with each stage's name as its launches begin.
     ///
@@ -266,57 +225,10 @@ impl Step {
     /// uploaded; what the driver answers.
     pub fn enqueue(&mut self, before: &mut dyn FnMut(&'static str) -> Result<()>) -> Result<()> {
         self.check_room()?;
-        self.device.enter()?;
+        self.enter_own_stream()?;
         self.check_uploaded()?;
         self.refresh()?;
         self.step_once(|step| step.enqueue_step(before))
-    }
-
-    /// Captures the launches of [`Step::enqueue`] into a graph. It stays valid while the context grows,
-    /// up to the index's capacity.
-    ///
-    /// # Errors
-    /// What the driver answers.
-    pub fn capture(&mut self) -> Result<StepGraph> {
-        self.device.enter()?;
-        let of = (self.id, self.variant);
-        let launches = self.launches;
-        let device = self.device.clone();
-        let graph = StepGraph::capture(of, device, &self.stream.as_inner(), || {
-            self.enqueue_step(&mut |_| Ok(()))
-        });
-        self.launches = launches;
-        graph
-    }
-
-    /// Enqueues a captured step on what was uploaded; nothing is allocated, copied or waited for.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] when the graph was captured from another step or nothing is uploaded,
-    /// [`Error::Capacity`] when there is no room for another token; what the driver answers.
-    pub fn replay(&mut self, graph: &StepGraph) -> Result<()> {
-        if graph.step_id() != self.id {
-            return Err(Error::invalid(
-                "graph",
-                "one captured from another step",
-                "one captured from this step",
-            ));
-        }
-        self.check_room()?;
-        self.device.enter()?;
-        self.check_uploaded()?;
-        let before = std::mem::replace(&mut self.variant, graph.variant());
-        if self.variant != before {
-            self.stale = Stale::Everything;
-        }
-        self.refresh()
-            .and_then(|()| self.step_once(|step| graph.launch(&step.stream)))
-            .inspect_err(|_| {
-                if self.variant != before {
-                    self.variant = before;
-                    self.stale = Stale::Everything;
-                }
-            })
     }
 
     /// Waits, and copies the lists to the host.
@@ -325,7 +237,7 @@ impl Step {
     /// [`Error::Invalid`] when no step has listed anything, or the last one failed half-way; what the
     /// driver answers.
     pub(crate) fn read(&mut self, selection: &mut Selection) -> Result<()> {
-        self.device.enter()?;
+        self.enter_own_stream()?;
         let Some(listed_len) = self.listed_len else {
             return Err(Error::invalid(
                 "step",
@@ -355,7 +267,7 @@ impl Step {
                 format!("at most {num_codes}"),
             ));
         }
-        self.device.enter()?;
+        self.enter_own_stream()?;
         let before = self.seq_len;
         self.seq_len -= tokens;
         self.stale = Stale::Everything;
@@ -366,7 +278,7 @@ impl Step {
     }
 
     pub(crate) fn to_index(&self) -> Result<KeyIndex> {
-        self.device.enter()?;
+        self.enter_own_stream()?;
         let codes = self.codes.to_vec(&self.stream)?;
         let m = self.shape.num_subvectors as usize;
         let num_codes = self.seq_len - self.origin.config().init_offset;
@@ -388,118 +300,11 @@ impl Step {
         )
     }
 
-    fn check_append(&self, keys: &Keys<'_>) -> Result<()> {
-        self.origin.check_append_at(keys, self.seq_len)
-    }
-
-    fn check_room(&self) -> Result<()> {
-        if self.seq_len < self.origin.capacity() {
-            return Ok(());
-        }
-        Err(Error::Capacity {
-            seq_len: self.seq_len,
-            additional: 1,
-            capacity: self.origin.capacity(),
-        })
-    }
-
-    fn check_uploaded(&self) -> Result<()> {
-        if self.is_uploaded {
-            return Ok(());
-        }
-        Err(Error::invalid(
-            "step",
-            "no keys and queries on the device",
-            "an upload before a step",
-        ))
-    }
-
-    /// Makes one step by what `enqueue` launches.
-    fn step_once(&mut self, enqueue: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
-        self.listed_len = None;
-        // The lengths may have advanced when a later launch fails.
-        enqueue(self).inspect_err(|_| self.stale = Stale::Everything)?;
-        self.seq_len += 1;
-        self.listed_len = Some(self.seq_len);
-        Ok(())
-    }
-
-    /// Copies tokens `range` of `keys` to the front of `new_keys`, `[groups, range.len(), head_dim]`.
-    fn upload_keys(&mut self, keys: &Keys<'_>, range: std::ops::Range<usize>) -> Result<()> {
-        let len = range.len() * keys.head_dim;
-        if range.len() == keys.tokens {
-            return self.new_keys.write(0, keys.data, &self.stream);
-        }
-        for group in 0..self.origin.groups() {
-            let key_data = &keys.group(group)[range.start * keys.head_dim..][..len];
-            self.new_keys.write(group * len, key_data, &self.stream)?;
-        }
-        Ok(())
-    }
-
-    fn enqueue_step(&mut self, before: &mut dyn FnMut(&'static str) -> Result<()>) -> Result<()> {
-        if self.variant != Variant::Staged {
-            before("select")?;
-            return self.enqueue_fused(1);
-        }
-        before("codes")?;
-        self.enqueue_codes(0, 1)?;
-        self.enqueue_advance(1)?;
-        self.enqueue_select(before)
-    }
-
-    fn enqueue_codes(&mut self, first_token: usize, new_tokens: usize) -> Result<()> {
-        // SAFETY: the buffers were made for this shape and live as long as the stream; the keys are
-        // uploaded.
-        self.launches += unsafe {
-            self.enqueuer()
-                .codes(&self.codes_buffers(), first_token, new_tokens)?
-        };
-        Ok(())
-    }
-
-    /// The whole step in one launch, after appending `new_tokens` (0 or 1) keys.
-    fn enqueue_fused(&mut self, new_tokens: usize) -> Result<()> {
-        let (enqueuer, buffers) = (self.enqueuer(), self.codes_buffers());
-        // SAFETY: all buffers were made for this shape and this batch, and live as long as the stream;
-        // the variant is one that fits the shape, and its counts are made.
-        let launches = unsafe {
-            match self.variant {
-                Variant::Cluster(plan) => enqueuer.select_cluster(
-                    &buffers,
-                    &self.queries,
-                    &self.select,
-                    &self.list,
-                    new_tokens,
-                    plan,
-                )?,
-                Variant::Tuples(blocks) => enqueuer.select_tuples(
-                    &buffers,
-                    &self.queries,
-                    &self.tuples,
-                    &self.list,
-                    new_tokens,
-                    blocks,
-                )?,
-                Variant::Staged => unreachable!("a staged step is not enqueued as one launch"),
-            }
-        };
-        self.launches += launches;
-        Ok(())
-    }
-
-    /// Encodes the keys, advances the lengths and counts the new tuples.
-    fn enqueue_append(&mut self, keys: &Keys<'_>) -> Result<()> {
-        let mut done = 0;
-        while done < keys.tokens {
-            let tokens = self.new_keys_room.min(keys.tokens - done);
-            self.upload_keys(keys, done..done + tokens)?;
-            self.enqueue_codes(done, tokens)?;
-            done += tokens;
-        }
-        self.enqueue_advance(keys.tokens)?;
-        self.stale = Stale::Counts;
-        self.refresh()
+    /// As [`Device::enter`]; what is then enqueued on the step's own stream comes behind replays on
+    /// others.
+    pub(super) fn enter_own_stream(&self) -> Result<()> {
+        self.device.enter()?;
+        self.turn.pass_to(self.stream.as_inner())
     }
 
     /// [`Step::refresh`], and waits.
@@ -509,7 +314,11 @@ impl Step {
     }
 
     /// Puts right on the device what is stale: nothing to do between steps that succeed.
-    fn refresh(&mut self) -> Result<()> {
+    pub(super) fn refresh(&mut self) -> Result<()> {
+        if self.stale == Stale::Nothing {
+            return Ok(());
+        }
+        self.turn.pass_to(self.stream.as_inner())?;
         if self.stale == Stale::Everything {
             let seq_lens = vec![self.seq_len as u32; self.seq_lens.len()];
             self.seq_lens.write(0, &seq_lens, &self.stream)?;
@@ -538,52 +347,6 @@ impl Step {
             self.stale = Stale::Nothing;
         }
         Ok(())
-    }
-
-    fn codes_buffers(&self) -> CodesBuffers<'_> {
-        CodesBuffers {
-            centroids: &self.centroids,
-            half_norms: &self.half_norms,
-            new_keys: &self.new_keys,
-            seq_lens: &self.seq_lens,
-            codes: &self.codes,
-        }
-    }
-
-    fn enqueue_advance(&mut self, new_tokens: usize) -> Result<()> {
-        // SAFETY: there is one length for each sequence.
-        self.launches += unsafe { self.enqueuer().advance(&self.seq_lens, new_tokens)? };
-        Ok(())
-    }
-
-    fn enqueue_select(&mut self, before: &mut dyn FnMut(&'static str) -> Result<()>) -> Result<()> {
-        let enqueuer = self.enqueuer();
-        let mut launches = 0;
-        // SAFETY: all buffers were made for this shape and this batch, and live as long as the
-        // stream; each stage's inputs are written by those before it.
-        unsafe {
-            before("lut")?;
-            launches += enqueuer.lut(&self.centroids, &self.queries, &self.tables)?;
-            before("scores")?;
-            launches += enqueuer.scores(&self.tables, &self.codes, &self.seq_lens, &self.scores)?;
-            before("top_k")?;
-            launches += enqueuer.top_k(&self.scores, &self.seq_lens, &self.top_k)?;
-            before("index_list")?;
-            launches += enqueuer.index_list(&self.top_k, &self.seq_lens, &self.list)?;
-            before("weights")?;
-            launches += enqueuer.weights(&self.list)?;
-        }
-        self.launches += launches;
-        Ok(())
-    }
-
-    fn enqueuer(&self) -> Enqueuer<'_> {
-        Enqueuer {
-            device: &self.device,
-            stream: &self.stream,
-            shape: &self.shape,
-            batch: self.batch,
-        }
     }
 }
 

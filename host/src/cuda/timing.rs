@@ -1,6 +1,5 @@
 //! GPU time by events, and what the device's memory can do: for measurements.
 
-use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +10,8 @@ use cust::sys;
 
 use super::device::Device;
 use super::error::OrDriverError;
+use super::event::Event;
+use super::graph::StepGraph;
 use super::step::Step;
 use crate::error::Result;
 
@@ -77,6 +78,53 @@ impl Drop for Stopwatch {
     fn drop(&mut self) {
         self.device.enter_to_free();
     }
+}
+
+/// GPU time of a replay in microseconds, where steps take turns on one stream, each replaying its graph
+/// once a round: with more buffers than the L2 cache holds, no step finds its own there. A round comes
+/// before those that are timed.
+///
+/// # Errors
+/// As `Step::replay`.
+///
+/// # Panics
+/// Without steps or rounds.
+pub fn in_rotation(
+    device: &Device,
+    steps: &mut [(&mut Step, &StepGraph)],
+    rounds: usize,
+) -> Result<f64> {
+    assert!(!steps.is_empty() && rounds > 0);
+    device.enter()?;
+    let stream = Stream::new(StreamFlags::NON_BLOCKING, None).or_driver_error()?;
+    let (start, end) = (Event::new()?, Event::new()?);
+    let work = steps_in_rotation(steps, rounds, stream.as_inner(), &start, &end);
+    // Steps let go of the stream before it goes, also when one of them failed.
+    for (step, _) in steps.iter() {
+        step.synchronize()?;
+    }
+    work?;
+    Ok(end.us_since(&start)? / (rounds * steps.len()) as f64)
+}
+
+fn steps_in_rotation(
+    steps: &mut [(&mut Step, &StepGraph)],
+    rounds: usize,
+    stream: sys::CUstream,
+    start: &Event,
+    end: &Event,
+) -> Result<()> {
+    for round in 0..=rounds {
+        if round == 1 {
+            start.record(stream)?;
+        }
+        for (step, graph) in steps.iter_mut() {
+            // SAFETY: the stream is the device's, and outlives the caller's wait for every step.
+            unsafe { step.replay_on(graph, stream)? };
+        }
+    }
+    end.record(stream)?;
+    end.synchronize()
 }
 
 /// GPU time of one stage of a step.
@@ -238,48 +286,4 @@ pub fn free_memory(device: &Device) -> Result<usize> {
     device.enter()?;
     let (free, _total) = mem_get_info().or_driver_error()?;
     Ok(free)
-}
-
-/// A point in a stream's work. cust's own takes a `Stream`, and a step that enqueues lends out none;
-/// so the raw handle is recorded instead.
-#[derive(Debug)]
-struct Event(sys::CUevent);
-
-// SAFETY: a handle that the driver lets any thread use.
-unsafe impl Send for Event {}
-
-impl Event {
-    /// The context is current.
-    fn new() -> Result<Self> {
-        let mut event = ptr::null_mut();
-        // SAFETY: the out-pointer is valid; 0 is an event that keeps the time.
-        unsafe { sys::cuEventCreate(&raw mut event, 0) }.or_driver_error()?;
-        Ok(Event(event))
-    }
-
-    fn record(&self, stream: sys::CUstream) -> Result<()> {
-        // SAFETY: every caller's stream outlives the call: it borrows the step, or owns the stream.
-        unsafe { sys::cuEventRecord(self.0, stream) }.or_driver_error()
-    }
-
-    fn synchronize(&self) -> Result<()> {
-        // SAFETY: the event is alive.
-        unsafe { sys::cuEventSynchronize(self.0) }.or_driver_error()
-    }
-
-    /// Microseconds from `earlier` to this event, both completed.
-    fn us_since(&self, earlier: &Event) -> Result<f64> {
-        let mut milliseconds = 0.0;
-        // SAFETY: the out-pointer is valid and both events are alive.
-        unsafe { sys::cuEventElapsedTime(&raw mut milliseconds, earlier.0, self.0) }
-            .or_driver_error()?;
-        Ok(f64::from(milliseconds) * 1e3)
-    }
-}
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        // SAFETY: the handle is this value's own. A failure here has nobody to report to.
-        let _ = unsafe { sys::cuEventDestroy_v2(self.0) };
-    }
 }

@@ -64,6 +64,11 @@ fn main() -> ExitCode {
         "contract_7_a_graph_outlives_growth",
         graph::a_graph_outlives_growth,
     );
+    suite.on_devices(
+        &CUDA,
+        "contract_7_replays_on_streams_by_turns",
+        graph::replays_on_streams_by_turns,
+    );
     suite.on_each_device(
         "contract_8_errors_name_the_argument_and_change_nothing",
         errors::bad_calls,

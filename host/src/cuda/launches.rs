@@ -1,0 +1,108 @@
+//! A step's launches: which kernels, in which order.
+
+use super::enqueue::{CodesBuffers, Enqueuer};
+use super::heuristics::Variant;
+use super::step::{Stale, Step};
+use crate::error::Result;
+
+impl Step {
+    pub(super) fn enqueue_step(
+        &mut self,
+        before: &mut dyn FnMut(&'static str) -> Result<()>,
+    ) -> Result<()> {
+        if self.variant != Variant::Staged {
+            before("select")?;
+            return self.enqueue_fused(1);
+        }
+        before("codes")?;
+        self.enqueue_codes(0, 1)?;
+        self.enqueue_advance(1)?;
+        self.enqueue_select(before)
+    }
+
+    /// Makes one step by what `enqueue` launches.
+    pub(super) fn step_once(
+        &mut self,
+        enqueue: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        self.listed_len = None;
+        // The lengths may have advanced when a later launch fails.
+        enqueue(self).inspect_err(|_| self.stale = Stale::Everything)?;
+        self.seq_len += 1;
+        self.listed_len = Some(self.seq_len);
+        Ok(())
+    }
+
+    /// The whole step in one launch, after appending `new_tokens` (0 or 1) keys.
+    pub(super) fn enqueue_fused(&mut self, new_tokens: usize) -> Result<()> {
+        let (enqueuer, buffers) = (self.enqueuer(), self.codes_buffers());
+        // SAFETY: all buffers were made for this shape and this batch, and live as long as the stream;
+        // the variant is one that fits the shape, and its counts are made.
+        let launches = unsafe {
+            match self.variant {
+                Variant::Cluster(plan) => enqueuer.select_cluster(
+                    &buffers,
+                    &self.queries,
+                    &self.select,
+                    &self.list,
+                    new_tokens,
+                    plan,
+                )?,
+                Variant::Tuples(blocks) => enqueuer.select_tuples(
+                    &buffers,
+                    &self.queries,
+                    &self.tuples,
+                    &self.list,
+                    new_tokens,
+                    blocks,
+                )?,
+                Variant::Staged => unreachable!("a staged step is not enqueued as one launch"),
+            }
+        };
+        self.launches += launches;
+        Ok(())
+    }
+
+    pub(super) fn enqueue_select(
+        &mut self,
+        before: &mut dyn FnMut(&'static str) -> Result<()>,
+    ) -> Result<()> {
+        let enqueuer = self.enqueuer();
+        let mut launches = 0;
+        // SAFETY: all buffers were made for this shape and this batch, and live as long as the
+        // stream; each stage's inputs are written by those before it.
+        unsafe {
+            before("lut")?;
+            launches += enqueuer.lut(&self.centroids, &self.queries, &self.tables)?;
+            before("scores")?;
+            launches += enqueuer.scores(&self.tables, &self.codes, &self.seq_lens, &self.scores)?;
+            before("top_k")?;
+            launches += enqueuer.top_k(&self.scores, &self.seq_lens, &self.top_k)?;
+            before("index_list")?;
+            launches += enqueuer.index_list(&self.top_k, &self.seq_lens, &self.list)?;
+            before("weights")?;
+            launches += enqueuer.weights(&self.list)?;
+        }
+        self.launches += launches;
+        Ok(())
+    }
+
+    pub(super) fn codes_buffers(&self) -> CodesBuffers<'_> {
+        CodesBuffers {
+            centroids: &self.centroids,
+            half_norms: &self.half_norms,
+            new_keys: &self.new_keys,
+            seq_lens: &self.seq_lens,
+            codes: &self.codes,
+        }
+    }
+
+    pub(super) fn enqueuer(&self) -> Enqueuer<'_> {
+        Enqueuer {
+            device: &self.device,
+            stream: &self.stream,
+            shape: &self.shape,
+            batch: self.batch,
+        }
+    }
+}
