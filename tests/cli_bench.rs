@@ -192,3 +192,43 @@ fn bad_options_are_refused_in_one_line() {
         assert!(output.stdout.is_empty());
     }
 }
+
+/// The suite's targets are a GPU's: without one, one line and nothing else.
+#[test]
+fn the_suite_needs_a_gpu() {
+    let refused = |output: Output| {
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(output.stdout.is_empty());
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        stderr
+    };
+    for backend in [&[][..], &["--backend", "cuda"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_keysieve"))
+            .args(["bench", "--suite"])
+            .args(backend)
+            .env("KEYSIEVE_LIBCUDA", "/nonexistent/libcuda.so.1")
+            .output()
+            .unwrap();
+        let stderr = refused(output);
+        assert!(stderr.starts_with("error: --backend: "), "{stderr}");
+        assert!(stderr.contains("libcuda"), "{stderr}");
+    }
+    let stderr = refused(bench(&["--suite", "--backend", "cpu"]));
+    assert_eq!(stderr, "error: --backend: got cpu, expected cuda\n");
+}
+
+/// Its shapes are the named ones.
+#[test]
+fn the_suite_takes_no_shape() {
+    for option in [
+        &["--tokens", "700"][..],
+        &["--shape", "batch-64"],
+        &["--no-weights"],
+    ] {
+        let output = bench(&[&["--suite"], option].concat());
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("--suite"), "{stderr}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use keysieve::config::{MAX_BITS, MAX_HEAVY, MAX_SUBVECTORS, MAX_TOKENS};
+use keysieve::cuda::Device;
 use keysieve::{AutoBackend, Backend, Error, Metric, PqConfig, SelectConfig, TrainConfig};
 
 /// Lloyd iterations beyond this change nothing: k-means has long converged.
@@ -109,6 +110,17 @@ impl BackendArgs {
             backend,
             why_not_cuda: None,
         })
+    }
+
+    /// The GPU, for what nothing else can do.
+    pub(super) fn open_gpu(&self) -> keysieve::Result<Device> {
+        if self.backend == Choice::Cpu {
+            return Err(Error::invalid("--backend", "cpu", "cuda"));
+        }
+        match Backend::cuda()? {
+            Backend::Cuda(device) => Ok(device),
+            Backend::Cpu => unreachable!("the CUDA backend is a GPU's"),
+        }
     }
 }
 

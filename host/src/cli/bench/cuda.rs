@@ -16,13 +16,13 @@ use super::stats::{Stats, median};
 use super::trace::{Trace, Track};
 
 /// Times that so many are measured.
-const REPLAY_RUNS: usize = 5;
+pub(super) const REPLAY_RUNS: usize = 5;
 
 /// Steps whose stages go into the trace.
 const TRACED_STEPS: usize = 4;
 
 /// Bytes copied to find out how fast the memory is.
-const COPY_BYTES: usize = 1 << 30;
+pub(super) const COPY_BYTES: usize = 1 << 30;
 
 pub(super) fn measure(
     plan: &Plan<'_>,
@@ -33,41 +33,24 @@ pub(super) fn measure(
     progress: &Progress,
 ) -> anyhow::Result<Measured> {
     let shape = plan.shape;
-    let (heads, select) = (shape.num_qo_heads, shape.select());
     let starting = Instant::now();
-    let backend = Backend::Cuda(device.clone());
-    let mut selector = Selector::new(&backend, index.clone(), select, heads, 1)?;
-    let graph = step_of(&mut selector).capture()?;
+    let mut bench = Bench::new(plan, device, index.clone(), progress)?;
     trace.host("upload index, capture", starting);
 
-    progress.phase("checking", check::STEPS);
     let checking = Instant::now();
-    check(plan, data, index, &mut selector, &graph, progress)?;
+    bench.check(data, index)?;
     trace.host("check", checking);
 
     let parts = 5 * plan.runs + 4 * plan.warmup + REPLAY_RUNS + 1;
     progress.phase("measuring", parts);
     let measuring = Instant::now();
-    let mut bench = Bench {
-        plan,
-        selector,
-        graph,
-        watch: Stopwatch::new(device)?,
-        progress,
-    };
-    let step =
-        bench.runs(|watch, step, graph| watch.time_queued(step, |step| step.replay(graph)))?;
+    let step = bench.single_steps()?;
     let in_a_row = bench.replays_in_a_row()?;
     let eager =
         bench.runs(|watch, step, _| watch.time(step, |step| step.enqueue(&mut |_| Ok(()))))?;
     let (launches, stages) = bench.stages()?;
     let whole = bench.whole_from_host(data)?;
-    let waited = bench.runs(|_, step, graph| {
-        let start = Instant::now();
-        step.replay(graph)?;
-        step.synchronize()?;
-        Ok(us(start.elapsed()))
-    })?;
+    let waited = bench.waited()?;
     trace.host("measure", measuring);
     bench.trace(data, trace)?;
 
@@ -103,50 +86,84 @@ pub(super) fn measure(
     })
 }
 
-/// The CPU against the plain loop, and the GPU against the CPU, by a replay and by launches.
-fn check(
-    plan: &Plan<'_>,
-    data: &Data<'_>,
-    index: KeyIndex,
-    selector: &mut Selector,
-    graph: &StepGraph,
-    progress: &Progress,
-) -> anyhow::Result<()> {
-    let (heads, select) = (plan.shape.num_qo_heads, plan.shape.select());
-    let mut on_cpu = Selector::new(&Backend::Cpu, index, select, heads, 1)?;
-    cpu::check(plan, data, &mut on_cpu, |on_cpu, step| {
-        let token = on_cpu.seq_len() - 1;
-        let (keys, queries) = (data.keys(token..token + 1), data.queries(step));
-        let (keys, queries) = (data.as_keys(&keys, 1)?, data.as_queries(&queries)?);
-        step_of(selector).upload(keys, queries)?;
-        step_of(selector).replay(graph)?;
-        check::same("a replay on the GPU", selector.read()?, on_cpu.selection())?;
-        step_of(selector).rewind(1)?;
-        step_of(selector).enqueue(&mut |_| Ok(()))?;
-        check::same("a step on the GPU", selector.read()?, on_cpu.selection())?;
-        progress.advance(1);
-        Ok(())
-    })?;
-    check::same_codes(&selector.to_index()?, &on_cpu.to_index()?)?;
-    step_of(selector).rewind(check::STEPS)?;
-    Ok(())
-}
-
 /// The step on the device, whose inputs are the last ones uploaded.
-struct Bench<'a> {
+pub(super) struct Bench<'a> {
     plan: &'a Plan<'a>,
-    selector: Selector,
-    graph: StepGraph,
+    pub(super) selector: Selector,
+    pub(super) graph: StepGraph,
     watch: Stopwatch,
     progress: &'a Progress,
 }
 
-struct InARow {
-    gpu: Vec<f64>,
-    issue: Vec<f64>,
+/// Microseconds a replay of [`REPLAYS`] in a row.
+pub(super) struct InARow {
+    /// On the GPU.
+    pub(super) gpu: Vec<f64>,
+    /// For the host to issue it.
+    pub(super) issue: Vec<f64>,
 }
 
-impl Bench<'_> {
+impl<'a> Bench<'a> {
+    /// Takes the index to the device and captures a step.
+    pub(super) fn new(
+        plan: &'a Plan<'a>,
+        device: &Device,
+        index: KeyIndex,
+        progress: &'a Progress,
+    ) -> keysieve::Result<Self> {
+        let (heads, select) = (plan.shape.num_qo_heads, plan.shape.select());
+        let backend = Backend::Cuda(device.clone());
+        let mut selector = Selector::new(&backend, index, select, heads, 1)?;
+        let graph = step_of(&mut selector).capture()?;
+        Ok(Bench {
+            plan,
+            selector,
+            graph,
+            watch: Stopwatch::new(device)?,
+            progress,
+        })
+    }
+
+    /// The CPU against the plain loop, and the GPU against the CPU, by a replay and by launches.
+    pub(super) fn check(&mut self, data: &Data<'_>, index: KeyIndex) -> anyhow::Result<()> {
+        let (plan, graph, progress) = (self.plan, &self.graph, self.progress);
+        let selector = &mut self.selector;
+        let (heads, select) = (plan.shape.num_qo_heads, plan.shape.select());
+        progress.phase("checking", check::STEPS);
+        let mut on_cpu = Selector::new(&Backend::Cpu, index, select, heads, 1)?;
+        cpu::check(plan, data, &mut on_cpu, |on_cpu, step| {
+            let token = on_cpu.seq_len() - 1;
+            let (keys, queries) = (data.keys(token..token + 1), data.queries(step));
+            let (keys, queries) = (data.as_keys(&keys, 1)?, data.as_queries(&queries)?);
+            step_of(selector).upload(keys, queries)?;
+            step_of(selector).replay(graph)?;
+            check::same("a replay on the GPU", selector.read()?, on_cpu.selection())?;
+            step_of(selector).rewind(1)?;
+            step_of(selector).enqueue(&mut |_| Ok(()))?;
+            check::same("a step on the GPU", selector.read()?, on_cpu.selection())?;
+            progress.advance(1);
+            Ok(())
+        })?;
+        check::same_codes(&selector.to_index()?, &on_cpu.to_index()?)?;
+        step_of(selector).rewind(check::STEPS)?;
+        Ok(())
+    }
+
+    /// GPU time of one replay, by events, enqueued before it begins.
+    pub(super) fn single_steps(&mut self) -> keysieve::Result<Vec<f64>> {
+        self.runs(|watch, step, graph| watch.time_queued(step, |step| step.replay(graph)))
+    }
+
+    /// The wall clock of one replay, launched and waited for.
+    pub(super) fn waited(&mut self) -> keysieve::Result<Vec<f64>> {
+        self.runs(|_, step, graph| {
+            let start = Instant::now();
+            step.replay(graph)?;
+            step.synchronize()?;
+            Ok(us(start.elapsed()))
+        })
+    }
+
     /// Microseconds of each run behind the warm-up, every one a step on the same context.
     fn runs(
         &mut self,
@@ -165,7 +182,7 @@ impl Bench<'_> {
         Ok(times)
     }
 
-    fn replays_in_a_row(&mut self) -> keysieve::Result<InARow> {
+    pub(super) fn replays_in_a_row(&mut self) -> keysieve::Result<InARow> {
         let (mut gpu, mut issue) = (Vec::new(), Vec::new());
         for run in 0..=REPLAY_RUNS {
             let step = step_of(&mut self.selector);
@@ -262,6 +279,6 @@ impl Bench<'_> {
     }
 }
 
-fn step_of(selector: &mut Selector) -> &mut Step {
+pub(super) fn step_of(selector: &mut Selector) -> &mut Step {
     selector.cuda_step().expect("a GPU's")
 }

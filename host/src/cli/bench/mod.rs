@@ -11,6 +11,7 @@
 //! data      keys and queries
 //! check     the answer, by a plain loop
 //! cpu cuda  the measurements
+//! suite     every named shape beside its target
 //! stats report trace progress     what a person or a program sees of them
 //! ```
 
@@ -25,6 +26,7 @@ mod progress;
 mod report;
 mod shape;
 mod stats;
+mod suite;
 mod trace;
 
 use std::path::PathBuf;
@@ -48,6 +50,9 @@ const MAX_RUNS: usize = 1000;
 /// Measure a step, after checking its answer
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// Measure every named shape on the GPU, beside its target
+    #[arg(long, conflicts_with_all = ["ShapeArgs", "trace"])]
+    suite: bool,
     #[command(flatten)]
     shape: ShapeArgs,
     #[command(flatten)]
@@ -73,6 +78,9 @@ pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     super::report::check_json(args.json.as_deref())?;
     if let Some(path) = &args.trace {
         files::check_target("--trace", path)?;
+    }
+    if args.suite {
+        return suite::run(args, quiet);
     }
     let shape = args.shape.shape()?;
     let opened = args.backend.open()?;

@@ -203,7 +203,7 @@ fn in_words(shape: &Shape) -> String {
 }
 
 /// The day in UTC, as `2026-01-31`.
-fn date(time: SystemTime) -> String {
+pub(super) fn date(time: SystemTime) -> String {
     let seconds = time
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()

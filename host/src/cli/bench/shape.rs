@@ -188,6 +188,21 @@ impl ShapeArgs {
 }
 
 impl Shape {
+    /// The GPU time of a step that a named shape is to take on an H200, in microseconds.
+    pub(super) fn target_us(&self) -> Option<f64> {
+        let target = match self.name {
+            "reference" => 5.0,
+            "tokens-131072" => 10.0,
+            "tokens-524288" => 32.0,
+            "tokens-524288-lists" => 14.0,
+            "subvectors-8" => 9.0,
+            "subvectors-16" => 45.0,
+            "grouped-heads" | "batch-64" => 16.0,
+            _ => return None,
+        };
+        Some(target)
+    }
+
     fn check(&self) -> keysieve::Result<()> {
         if !self.num_qo_heads.is_multiple_of(self.num_kv_heads) {
             let expected = format!("a divisor of the {} query heads", self.num_qo_heads);
@@ -252,6 +267,7 @@ mod tests {
         for (i, shape) in SHAPES.iter().enumerate() {
             shape.check().unwrap();
             assert!(SHAPES[..i].iter().all(|other| other.name != shape.name));
+            assert!(shape.target_us().is_some(), "{}", shape.name);
         }
     }
 }

@@ -1,0 +1,105 @@
+//! `keysieve bench --suite`: every named shape on the GPU, beside its target.
+//!
+//! ```text
+//! rows      each shape: checked, then timed
+//! reference what else the reference shape is held to: a cold cache, the host's share
+//! report    one table, and JSON
+//! ```
+
+mod reference;
+mod report;
+mod rows;
+
+use std::time::SystemTime;
+
+use keysieve::cuda::timing;
+use keysieve::{Backend, KeyIndex};
+
+use self::report::Suite;
+use super::cuda::COPY_BYTES;
+use super::data::Data;
+use super::plan::Plan;
+use super::progress::Progress;
+use super::report::date;
+use super::shape::{SHAPES, Shape};
+use super::{Args, memory};
+use crate::cli;
+
+pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
+    let device = args.backend.open_gpu()?;
+    let backend = Backend::Cuda(device.clone());
+    let progress = Progress::new(quiet);
+    let copy_bytes = COPY_BYTES.min(timing::free_memory(&device)? / 4);
+    let copy_bandwidth = timing::copy_bandwidth(&device, copy_bytes, 10)?;
+
+    let mut rows = Vec::new();
+    let mut reference = None;
+    let mut made: Option<(Shape, KeyIndex)> = None;
+    for shape in &SHAPES {
+        let plan = Plan::new(shape, args.warmup, args.runs, &backend)?;
+        memory::check(shape, plan.capacity, &backend)?;
+        let data = Data {
+            shape,
+            seed: args.seed,
+        };
+        // Shapes of the same keys follow each other.
+        let made_before = made.take().filter(|(other, _)| has_keys_of(shape, other));
+        let index = match made_before {
+            Some((_, index)) => index,
+            None => data.index(plan.tokens, plan.capacity, &progress)?,
+        };
+        let (row, bench) = rows::measure(&plan, &data, &device, &index, &progress)?;
+        rows.push(row);
+        if reference.is_none() {
+            reference = Some(reference::measure(
+                bench, &plan, &data, &device, &index, &progress,
+            )?);
+        }
+        made = Some((shape.clone(), index));
+    }
+    let suite = Suite {
+        device: device.name().to_owned(),
+        driver_version: device.driver_version(),
+        compute_capability: device.compute_capability(),
+        num_multiprocessors: device.num_multiprocessors(),
+        host: Backend::Cpu.device_name(),
+        date: date(SystemTime::now()),
+        copy_bandwidth,
+        seed: args.seed,
+        warmup: args.warmup,
+        runs: args.runs,
+        rows,
+        reference: reference.expect("the reference is the first of the shapes"),
+    };
+    cli::report::give(&suite.text(), args.json.as_deref(), &suite.json())
+}
+
+/// Whether both shapes are measured on one index.
+fn has_keys_of(shape: &Shape, other: &Shape) -> bool {
+    let with_keys_of_other = Shape {
+        name: other.name,
+        num_qo_heads: other.num_qo_heads,
+        sink: other.sink,
+        window: other.window,
+        heavy: other.heavy,
+        weights: other.weights,
+        ..shape.clone()
+    };
+    with_keys_of_other == *other
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_index_serves_shapes_of_the_same_keys_alone() {
+        let named = |name: &str| SHAPES.iter().find(|shape| shape.name == name).unwrap();
+        let large = named("tokens-524288");
+        assert!(has_keys_of(named("tokens-524288-lists"), large));
+        for (shape, other) in SHAPES.iter().zip(&SHAPES[1..]) {
+            assert_eq!(has_keys_of(other, shape), shape.name == large.name);
+        }
+        assert_eq!(SHAPES[0].name, "reference");
+    }
+}
