@@ -16,6 +16,6 @@ pub const KERNELS: &[KernelInfo] = &[
     top_k::TopKGather::INFO,
     index_list::IndexList::INFO,
     weights::Weights::INFO,
-    select::SelectCluster::INFO,
+    select::SelectSurvivors::INFO,
     select_tuples::SelectTuples::INFO,
 ];

@@ -136,7 +136,7 @@ kernel! {
     /// `[rows, 1 + num_blocks]`, 0 before the first step; `positions` `[rows, list_stride]`, `lengths`
     /// `[rows]`, `listed` `[rows, code_capacity / 16]`: bit `i % 16` of word `i / 16` tells whether key
     /// `i` has a weight since the last step; `weights` `[rows, weights_stride]`.
-    pub fn select_cluster as SelectCluster(
+    pub fn select_survivors as SelectSurvivors(
         centroids: In<f32>, half_norms: In<f32>, new_keys: In<f32>, queries: In<f32>,
         seq_lens: Out<u32>, codes: Out<u8>, exchange: Out<u64>, tickets: Out<u32>,
         positions: Out<i32>, lengths: Out<i32>, listed: Out<u16>, weights: Out<f32>,

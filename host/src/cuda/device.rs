@@ -8,7 +8,7 @@ use cust::module::Module;
 use cust::sys;
 use gpu_kernels::kernel::KernelArgs;
 use gpu_kernels::scores::Scores;
-use gpu_kernels::select::SelectCluster;
+use gpu_kernels::select::SelectSurvivors;
 use gpu_kernels::table::KERNELS;
 
 use super::error::{OrDriverError, lost};
@@ -165,7 +165,7 @@ impl Device {
         // More than a kernel may have unasked: the largest table; and whatever a fused step can use.
         let largest_table = (MAX_SUBVECTORS << MAX_BITS) * size_of::<f32>();
         device.allow_shared_bytes::<Scores>(largest_table)?;
-        device.allow_shared_bytes::<SelectCluster>(device.inner.max_shared_bytes)?;
+        device.allow_shared_bytes::<SelectSurvivors>(device.inner.max_shared_bytes)?;
         Ok(device)
     }
 

@@ -2,7 +2,7 @@
 
 use cust::sys;
 use gpu_kernels::kernel::KernelArgs;
-use gpu_kernels::select::SelectCluster;
+use gpu_kernels::select::SelectSurvivors;
 use gpu_kernels::select_tuples::{SelectTuples, layout};
 
 use super::device::Device;
@@ -65,8 +65,8 @@ impl Step {
         self.device.enter()?;
         match self.variant {
             Variant::Staged => Ok(None),
-            Variant::Cluster(plan) => {
-                Footprint::of::<SelectCluster>(&self.device, plan.shared_words()).map(Some)
+            Variant::Survivors(plan) => {
+                Footprint::of::<SelectSurvivors>(&self.device, plan.shared_words()).map(Some)
             }
             Variant::Tuples(_) => {
                 Footprint::of::<SelectTuples>(&self.device, layout::WORDS).map(Some)

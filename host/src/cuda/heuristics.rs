@@ -13,7 +13,7 @@ pub enum Variant {
     Staged,
     /// One launch for any format: each block of a row keeps those of its keys that may be among the best,
     /// and the one that finishes last goes on with all of them. Any length.
-    Cluster(Plan),
+    Survivors(Plan),
     /// One launch for formats of few bits: the cut follows from how often each tuple of codes occurs,
     /// and blocks need not wait for each other. Any chip, any length.
     Tuples(TupleBlocks),
@@ -40,7 +40,7 @@ impl Variant {
     pub fn choose(device: &Device, shape: &StepShape, rows: usize) -> Self {
         let estimate = |variant: &Variant| match *variant {
             Variant::Staged => f64::INFINITY,
-            Variant::Cluster(plan) => estimate(device, shape, rows, plan),
+            Variant::Survivors(plan) => estimate(device, shape, rows, plan),
             Variant::Tuples(blocks) => estimate_tuples(device, rows, blocks),
         };
         Self::fitting(device, shape)
@@ -51,7 +51,7 @@ impl Variant {
     /// Every variant that can run `shape` on `device`.
     pub fn fitting(device: &Device, shape: &StepShape) -> impl Iterator<Item = Self> {
         std::iter::once(Variant::Staged)
-            .chain(plans(device, shape).map(Variant::Cluster))
+            .chain(plans(device, shape).map(Variant::Survivors))
             .chain(tuple_blocks(shape).map(Variant::Tuples))
     }
 }

@@ -40,7 +40,7 @@ impl Step {
         // the variant is one that fits the shape, and its counts are made.
         let launches = unsafe {
             match self.variant {
-                Variant::Cluster(plan) => enqueuer.select_cluster(
+                Variant::Survivors(plan) => enqueuer.select_survivors(
                     &buffers,
                     &self.queries,
                     &self.select,

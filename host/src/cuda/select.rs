@@ -1,7 +1,7 @@
 //! The fused step for large tables: its buffers and its launch.
 
 use cust::stream::Stream;
-use gpu_kernels::select::{KEYS_PER_WORD, Plan, SelectCluster};
+use gpu_kernels::select::{KEYS_PER_WORD, Plan, SelectSurvivors};
 use gpu_kernels::step::StepShape;
 
 use super::buffer::Buffer;
@@ -53,7 +53,7 @@ impl SelectBuffers {
 #[allow(clippy::missing_safety_doc)] // the one contract of the type
 impl Enqueuer<'_> {
     /// A whole step in one launch.
-    pub(super) unsafe fn select_cluster(
+    pub(super) unsafe fn select_survivors(
         &self,
         buffers: &CodesBuffers<'_>,
         queries: &Buffer<f32>,
@@ -62,7 +62,7 @@ impl Enqueuer<'_> {
         new_tokens: usize,
         plan: Plan,
     ) -> Result<usize> {
-        let args = SelectCluster {
+        let args = SelectSurvivors {
             centroids: buffers.centroids.input(),
             half_norms: buffers.half_norms.input(),
             new_keys: buffers.new_keys.input(),

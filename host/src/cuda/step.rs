@@ -329,7 +329,7 @@ impl Step {
             let (weights, stream) = (&self.list.weights, &self.stream);
             match self.variant {
                 Variant::Staged => (),
-                Variant::Cluster(_) => self.select.forget(weights, stream)?,
+                Variant::Survivors(_) => self.select.forget(weights, stream)?,
                 Variant::Tuples(_) => self.tuples.forget(weights, stream)?,
             }
             self.stale = Stale::Counts;

@@ -103,8 +103,8 @@ fn main() -> ExitCode {
 fn name_of(variant: Variant) -> Option<&'static str> {
     match variant {
         Variant::Staged => Some("staged"),
-        Variant::Cluster(plan) if plan.num_blocks == 2 => Some("cluster"),
-        Variant::Cluster(_) => None,
+        Variant::Survivors(plan) if plan.num_blocks == 2 => Some("cluster"),
+        Variant::Survivors(_) => None,
         Variant::Tuples(_) => Some("tuples"),
     }
 }

@@ -57,7 +57,7 @@ impl Shape {
     pub(super) fn cuda_bytes(&self, variant: Variant) -> u64 {
         match variant {
             Variant::Staged => self.staged_bytes(),
-            Variant::Cluster(plan) => self.fused_bytes(plan.num_blocks as usize),
+            Variant::Survivors(plan) => self.fused_bytes(plan.num_blocks as usize),
             Variant::Tuples(blocks) => self.tuples_bytes(blocks.num_blocks as usize),
         }
     }
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(REFERENCE.minimum_bytes(), groups + rows);
         assert!(REFERENCE.cpu_bytes() > REFERENCE.minimum_bytes());
         let plan = Plan::new(2, 128, 128, 4, 50_000).unwrap();
-        let fused = Variant::Cluster(plan);
+        let fused = Variant::Survivors(plan);
         assert!(REFERENCE.cuda_bytes(fused) > REFERENCE.minimum_bytes());
         assert!(REFERENCE.cuda_bytes(Variant::Staged) > REFERENCE.cuda_bytes(fused));
     }

@@ -42,9 +42,9 @@ fn main() -> ExitCode {
         stage("index_list", index_list, 200);
         stage("weights", weights, 150);
         stage("advance", advance, 50);
-        if sim::text(file).contains(".entry select_cluster(") {
-            stage("select_cluster", select_cluster, 100);
-            stage("select_cluster_long", select_cluster_long, 20);
+        if sim::text(file).contains(".entry select_survivors(") {
+            stage("select_survivors", select_survivors, 100);
+            stage("select_survivors_long", select_survivors_long, 20);
         }
         trials.push(Trial::test(
             format!("{file}::a_barrier_taken_away_is_missed"),
@@ -212,12 +212,12 @@ fn advance(file: &'static str, cases: u32) -> Result<(), Failed> {
 
 /// The fused step against the stages, with and without a new key, in rows of one block and of several,
 /// with lists of survivors from the shortest on.
-fn select_cluster(file: &'static str, cases: u32) -> Result<(), Failed> {
+fn select_survivors(file: &'static str, cases: u32) -> Result<(), Failed> {
     select_cases(file, cases, step(true))
 }
 
 /// The same on rows that a block scores in many turns, so that cuts rise and lists are compacted.
-fn select_cluster_long(file: &'static str, cases: u32) -> Result<(), Failed> {
+fn select_survivors_long(file: &'static str, cases: u32) -> Result<(), Failed> {
     select_cases(file, cases, long_step())
 }
 
@@ -264,7 +264,7 @@ fn select_cases(
         // Some bits of the last step, none behind the last weight.
         let listed = (0..words * num_rows).map(|_| random.below(1 << 16) as u16);
         let listed: Vec<u16> = listed.collect();
-        let got = SimStages::new(file, seed).select_cluster(&shape, plan, &inputs, &listed);
+        let got = SimStages::new(file, seed).select_survivors(&shape, plan, &inputs, &listed);
         let got = got.map_err(fail)?;
 
         let tables = CpuStages.lut(&shape, &centroids, &queries).map_err(fail)?;

@@ -11,7 +11,7 @@ use gpu_kernels::index_list::IndexList;
 use gpu_kernels::kernel::{In, KernelArgs, Out};
 use gpu_kernels::lut::Lut;
 use gpu_kernels::scores::{self, Scores};
-use gpu_kernels::select::{KEYS_PER_WORD, Plan, SelectCluster};
+use gpu_kernels::select::{KEYS_PER_WORD, Plan, SelectSurvivors};
 use gpu_kernels::step::StepShape;
 use gpu_kernels::top_k::{self, TopKCount, TopKDigit, TopKGather, TopKHistogram};
 use gpu_kernels::weights::{self, Weights};
@@ -199,7 +199,7 @@ impl<'a> SimStages<'a> {
     }
 
     /// A whole step by `plan`, behind one that left the weights that `listed` tells of.
-    pub(crate) fn select_cluster(
+    pub(crate) fn select_survivors(
         &self,
         shape: &StepShape,
         plan: Plan,
@@ -222,7 +222,7 @@ impl<'a> SimStages<'a> {
         let exchange = rows * (plan.num_blocks * plan.exchange_capacity) as usize;
         let exchange = self.upload(&vec![u64::MAX; exchange]);
         let tickets = self.upload(&vec![0u32; rows * (1 + plan.num_blocks as usize)]);
-        let args = SelectCluster {
+        let args = SelectSurvivors {
             centroids: In::from_address(self.upload(inputs.centroids)),
             half_norms: In::from_address(self.upload(&half_norms)),
             new_keys: In::from_address(self.upload(inputs.new_keys)),

@@ -241,7 +241,7 @@ fn checked() -> String {
 fn in_words(variant: Variant) -> String {
     match variant {
         Variant::Staged => "staged".into(),
-        Variant::Cluster(plan) => format!("survivors {}", plan.num_blocks),
+        Variant::Survivors(plan) => format!("survivors {}", plan.num_blocks),
         Variant::Tuples(blocks) => format!("tuples {}", blocks.num_blocks),
     }
 }
