@@ -103,7 +103,7 @@ fn main() -> ExitCode {
 fn name_of(variant: Variant) -> Option<&'static str> {
     match variant {
         Variant::Staged => Some("staged"),
-        Variant::Survivors(plan) if plan.num_blocks == 2 => Some("cluster"),
+        Variant::Survivors(plan) if plan.num_blocks == 2 => Some("survivors"),
         Variant::Survivors(_) => None,
         Variant::Tuples(_) => Some("tuples"),
     }
