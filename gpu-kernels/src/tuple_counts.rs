@@ -82,70 +82,76 @@ kernel! {
     /// Counts both halves for lengths that came about otherwise than by steps: what is new since the
     /// last count, or everything when the context has become shorter.
     ///
-    /// Grid: groups x 2. Dynamic shared memory: [`NUM_TUPLES`] words. `codes` `[groups, code_capacity,
-    /// m]`, `seq_lens` `[rows]`, the others as the module says with a leading `[groups]`.
+    /// Grid: groups. Dynamic shared memory: [`NUM_TUPLES`] words. `codes` `[groups, code_capacity, m]`,
+    /// `seq_lens` `[rows]`, the others as the module says with a leading `[groups]`.
     pub fn tuple_counts as TupleCounts(
         codes: In<u8>, seq_lens: In<u32>, counts: Out<u32>, counted: Out<u32>, prefixes: Out<u32>,
         keys_per_block: u32, num_blocks: u32, shape: StepShape,
     );
-    threads = 512; barriers = 3 * crate::collectives::SYNC_THREADS; shuffles = 0;
+    threads = 512; barriers = 4 * crate::collectives::SYNC_THREADS; shuffles = 0;
     {
         use crate::device::{shared, thread};
 
-        let (group, half) = (thread::block_idx_x() / 2, thread::block_idx_x() % 2);
-        let t = thread::thread_idx_x();
+        let (group, t) = (thread::block_idx_x(), thread::thread_idx_x());
+        let tally = shared::dynamic_shared_mem::<u32>(0);
         // SAFETY: one length for each row.
         let seq_len = unsafe { seq_lens.get((group * shape.rows_per_group()) as usize) };
-        let is_ahead = seq_len % 2 != half;
-        let (start, end) = candidates(&shape, seq_len + u32::from(is_ahead));
-        let (start, end) = (thread::opaque(start), thread::opaque(end));
-        let counts_at = thread::block_idx_x() as usize * NUM_TUPLES as usize;
-        // SAFETY: two words a group; written by this block alone, behind the barriers.
-        let counted_before = unsafe { counted.get(thread::block_idx_x() as usize) };
-        let afresh = counted_before > end;
-
-        let tally = shared::dynamic_shared_mem::<u32>(0);
-        let mut i = t;
-        while i < NUM_TUPLES {
-            // SAFETY: the launch gives the block the words; each thread has its own.
-            unsafe { tally.set(i, if afresh { 0 } else { counts.get(counts_at + i as usize) }) };
-            i += thread::block_dim_x();
-        }
-        let mut at = if afresh { start } else { counted_before.max(start) };
-        // SAFETY: all conditions around barriers are the same in the whole block.
+        // SAFETY: the buffers and the shared memory are this block's, each thread has its own words between
+        // barriers, and all conditions around these are the same in the whole block.
         unsafe {
-            thread::sync_threads();
-            // Stops at the first key of each block of keys, to keep what was counted before it.
-            while at < end {
-                let next_block = at / keys_per_block + 1;
-                let stop = end.min(next_block * keys_per_block);
-                let mut key = at + t;
-                while key < stop {
-                    tally.atomic_add(tuple_of_key(&shape, codes, group, key), 1);
-                    key += thread::block_dim_x();
+            let mut half = 0;
+            while half < thread::opaque(2) {
+                let at_half = 2 * group as usize + half as usize;
+                let counts = counts.from(at_half * NUM_TUPLES as usize);
+                let (start, end) = candidates(&shape, seq_len + u32::from(seq_len % 2 != half));
+                let (start, end) = (thread::opaque(start), thread::opaque(end));
+                let counted_before = counted.get(at_half);
+                let afresh = counted_before > end;
+                let mut i = t;
+                while i < NUM_TUPLES {
+                    tally.set(i, if afresh { 0 } else { counts.get(i as usize) });
+                    i += thread::block_dim_x();
                 }
                 thread::sync_threads();
-                if !is_ahead && stop == next_block * keys_per_block && next_block < num_blocks {
-                    let prefix_at = (group * num_blocks + next_block) as usize * NUM_TUPLES as usize;
-                    let mut i = t;
-                    while i < NUM_TUPLES {
-                        prefixes.set(prefix_at + i as usize, tally.get(i));
-                        i += thread::block_dim_x();
+
+                let mut at = if afresh { start } else { counted_before.max(start) };
+                // Stops at the first key of each block of keys, to keep what was counted before it: also
+                // where the count begins there, as a step that brings a half so far leaves that to the next.
+                loop {
+                    let block = at / keys_per_block;
+                    if at > start && at % keys_per_block == 0 && block < num_blocks {
+                        let prefix_at = (group * num_blocks + block) as usize * NUM_TUPLES as usize;
+                        let mut i = t;
+                        while i < NUM_TUPLES {
+                            prefixes.set(prefix_at + i as usize, tally.get(i));
+                            i += thread::block_dim_x();
+                        }
                     }
+                    if at >= end {
+                        break;
+                    }
+                    thread::sync_threads();
+                    let stop = end.min((block + 1) * keys_per_block);
+                    let mut key = at + t;
+                    while key < stop {
+                        tally.atomic_add(tuple_of_key(&shape, codes, group, key), 1);
+                        key += thread::block_dim_x();
+                    }
+                    thread::sync_threads();
+                    at = stop;
+                }
+                let mut i = t;
+                while i < NUM_TUPLES {
+                    counts.set(i as usize, tally.get(i));
+                    i += thread::block_dim_x();
                 }
                 thread::sync_threads();
-                at = stop;
+                // Every thread has read it, a barrier ago.
+                if t == 0 {
+                    counted.set(at_half, end);
+                }
+                half += 1;
             }
-        }
-        let mut i = t;
-        while i < NUM_TUPLES {
-            // SAFETY: as above; nobody adds any more.
-            unsafe { counts.set(counts_at + i as usize, tally.get(i)) };
-            i += thread::block_dim_x();
-        }
-        if t == 0 {
-            // SAFETY: every thread has read it, a barrier ago.
-            unsafe { counted.set(thread::block_idx_x() as usize, end) };
         }
     }
 }

@@ -75,7 +75,7 @@ impl Enqueuer<'_> {
             num_blocks: blocks.num_blocks,
             shape: *self.shape,
         };
-        let grid = Grid(2 * buffers.groups, 1);
+        let grid = Grid(buffers.groups, 1);
         // SAFETY: the caller's, see the type.
         unsafe { launch(self.device, self.stream, grid, NUM_TUPLES, &args)? };
         Ok(1)
