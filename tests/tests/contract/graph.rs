@@ -105,7 +105,7 @@ pub(crate) fn replays_on_streams_by_turns(device: &Device) -> TestCaseResult {
         weights: true,
     };
     let whole = Whole::small(20, config);
-    const ROUNDS: u64 = 3;
+    const ROUNDS: u64 = 2;
     let spare = 4 * ROUNDS as usize + 4;
     let rows = 2 * 4;
     let mut replayed = whole.selector(&device.backend, spare)?;
