@@ -13,6 +13,8 @@ use crate::error::Result;
 #[derive(Debug)]
 pub(super) struct SelectBuffers {
     exchange: Buffer<u64>,
+    /// Something is written everywhere in the exchange.
+    is_defined: bool,
     tickets: Buffer<u32>,
     listed: Buffer<u16>,
 }
@@ -35,6 +37,7 @@ impl SelectBuffers {
         let words = (shape.code_capacity / KEYS_PER_WORD) as usize;
         Ok(SelectBuffers {
             exchange: Buffer::new(rows * entries)?,
+            is_defined: false,
             tickets: Buffer::new(rows * largest(|plan| 1 + plan.num_blocks))?,
             listed: Buffer::new(if has_weights { rows * words } else { 0 })?,
         })
@@ -44,7 +47,10 @@ impl SelectBuffers {
     pub(super) fn forget(&mut self, weights: &Buffer<f32>, stream: &Stream) -> Result<()> {
         self.tickets.clear(stream)?;
         // The last block loads a whole room at once, and leaves aside what no block has left there.
-        self.exchange.clear(stream)?;
+        if !self.is_defined {
+            self.exchange.clear(stream)?;
+            self.is_defined = true;
+        }
         self.listed.clear(stream)?;
         weights.clear(stream)
     }
