@@ -306,7 +306,7 @@ impl Worker {
     fn list(&mut self, row: Row<'_>, heavy_k: usize, nth: u16) {
         let slack = self.filter.slack();
         let is_sure = |deficit: u16| deficit + slack < nth;
-        let is_doubtful = |deficit: u16| !is_sure(deficit) && deficit <= nth + slack;
+        let is_doubtful = |deficit: u16| !is_sure(deficit) & (deficit <= nth + slack);
         let [codes, keys] = &mut self.doubtful;
         let (mut num_sure, mut len) = (0, 0);
         for (code, deficit) in self.parts.iter().flat_map(Found::iter) {
@@ -318,19 +318,17 @@ impl Worker {
         let (least, larger) = nth_largest(row.simd, &keys[..len], heavy_k - num_sure);
 
         let mut ties = heavy_k - num_sure - larger;
-        let mut keys = keys[..len].iter().copied().chain(std::iter::once(0));
-        let mut key = keys.next().unwrap_or(0);
         let first = row.shape.init_offset;
-        let mut listed = 0;
+        let (mut listed, mut next) = (0, 0);
+        // Who is listed cannot be predicted: no branch on it. Behind the last key is room.
         for (code, deficit) in self.parts.iter().flat_map(Found::iter) {
-            let (sure, doubtful) = (is_sure(deficit), is_doubtful(deficit));
-            let ties_here = doubtful && key == least && ties > 0;
-            self.heavy_positions[listed] = (first + code) as i32;
-            listed += usize::from(sure || (doubtful && key > least) || ties_here);
+            let doubtful = is_doubtful(deficit);
+            let key = keys[next];
+            next += usize::from(doubtful);
+            let ties_here = doubtful & (key == least) & (ties > 0);
             ties -= usize::from(ties_here);
-            if doubtful {
-                key = keys.next().unwrap_or(0);
-            }
+            self.heavy_positions[listed] = (first + code) as i32;
+            listed += usize::from(is_sure(deficit) | (doubtful & (key > least)) | ties_here);
         }
         debug_assert_eq!(listed, heavy_k);
     }
@@ -343,29 +341,44 @@ const NO_CUT: u16 = i16::MAX as u16;
 fn score_keys(row: Row<'_>, table: &[f32], codes: &mut [u32], len: usize, keys: &mut [u32]) {
     // Any code will do to fill the last batch.
     codes[len..len + BATCH].fill(0);
+    let batches = len.div_ceil(BATCH);
     let (codes, _) = codes.as_chunks::<BATCH>();
     let (keys, _) = keys.as_chunks_mut::<BATCH>();
-    for (codes, keys) in codes.iter().zip(keys).take(len.div_ceil(BATCH)) {
-        let batch = codes.map(|code| code as usize);
-        *keys = exact_scores(row, table, &batch).map(order_key);
+    let batches = codes.iter().zip(keys).take(batches);
+    match row.shape.bits {
+        1 => score_batches::<2>(row, table, batches),
+        2 => score_batches::<4>(row, table, batches),
+        3 => score_batches::<8>(row, table, batches),
+        4 => score_batches::<16>(row, table, batches),
+        5 => score_batches::<32>(row, table, batches),
+        6 => score_batches::<64>(row, table, batches),
+        7 => score_batches::<128>(row, table, batches),
+        _ => score_batches::<256>(row, table, batches),
     }
 }
 
 /// Keys scored side by side, so that no sum waits for its own last addition.
 const BATCH: usize = 8;
 
-/// `gpu_kernels::scores::score` of several keys.
-#[inline(always)]
-fn exact_scores(row: Row<'_>, table: &[f32], batch: &[usize; BATCH]) -> [f32; BATCH] {
+/// `gpu_kernels::scores::score` of several keys at a time, with tables of `CENTROIDS` entries.
+fn score_batches<'a, const CENTROIDS: usize>(
+    row: Row<'_>,
+    table: &[f32],
+    batches: impl Iterator<Item = (&'a [u32; BATCH], &'a mut [u32; BATCH])>,
+) {
     let m = row.shape.num_subvectors as usize;
-    let keys = batch.map(|code| &row.codes[code * m..(code + 1) * m]);
-    let mut entries = table.chunks_exact(1 << row.shape.bits);
-    let first = entries.next().expect("a key has a sub-vector");
-    let mut sums = keys.map(|key| first[usize::from(key[0])]);
-    for (j, entries) in entries.enumerate() {
-        for (sum, key) in sums.iter_mut().zip(keys) {
-            *sum += entries[usize::from(key[j + 1])];
+    let (entries, _) = table.as_chunks::<CENTROIDS>();
+    let (first, others) = entries.split_first().expect("a key has a sub-vector");
+    // The mask changes no code; it tells the compiler that every one is inside.
+    let entry = |entries: &[f32; CENTROIDS], code: u8| entries[usize::from(code) % CENTROIDS];
+    for (codes, keys) in batches {
+        let rows = codes.map(|code| &row.codes[code as usize * m..][..m]);
+        let mut sums = rows.map(|row| entry(first, row[0]));
+        for (j, entries) in (1..m).zip(others) {
+            for (sum, row) in sums.iter_mut().zip(rows) {
+                *sum += entry(entries, row[j]);
+            }
         }
+        *keys = sums.map(order_key);
     }
-    sums
 }
