@@ -88,7 +88,7 @@ impl Blocks {
     ) -> usize {
         let blocks = candidates.start.div_ceil(BYTES)..candidates.end / BYTES;
         // A part of all blocks, or the sample would cost as much as the scan.
-        let len = (blocks.len() / 16).clamp(blocks.len().min(1), Self::SAMPLE);
+        let len = (blocks.len() / 32).clamp(blocks.len().min(1), Self::SAMPLE);
         let step = blocks.len() / len.max(1) * self.per_block;
         let first = (blocks.start * self.per_block).min(self.vectors.len());
         let (vectors, rows) = (&self.vectors[first..], &filter.rows[..]);
@@ -101,7 +101,7 @@ impl Blocks {
     }
 
     /// Most blocks of a sample.
-    pub(super) const SAMPLE: usize = 32;
+    pub(super) const SAMPLE: usize = 64;
 }
 
 /// Candidates that a scan found, with their deficits, by ascending code.
@@ -130,7 +130,7 @@ pub(super) struct Search {
 
 impl Found {
     /// Codes that are written at once, whether they were found or not.
-    const AT_ONCE: usize = 2;
+    const AT_ONCE: usize = 4;
 
     /// Room for `capacity` candidates.
     pub(super) fn new(capacity: usize) -> Self {
@@ -177,22 +177,38 @@ impl Found {
         codes.copied().zip(self.deficits().iter().copied())
     }
 
-    /// Takes the candidates of `mask` in the block of code `first`.
+    /// Takes the candidates of `mask` in the block of code `first`. Most masks have few, and how many
+    /// cannot be predicted: no branch up to `AT_ONCE`.
     #[inline(always)]
-    fn push(&mut self, mut mask: u64, first: usize, deficits: &[u16; BYTES]) {
+    fn push<const AT_ONCE: usize>(&mut self, mut mask: u64, first: usize, deficits: &[u16; BYTES]) {
         let count = mask.count_ones() as usize;
-        let codes = &mut self.codes[self.len..];
-        let to = &mut self.deficits[self.len..];
-        let mut write = |i: usize| {
+        let codes = &mut self.codes[self.len..][..Self::AT_ONCE];
+        let to = &mut self.deficits[self.len..][..Self::AT_ONCE];
+        for i in 0..AT_ONCE {
             let lane = mask.trailing_zeros() as usize % BYTES;
             codes[i] = (first + lane) as u32;
             to[i] = deficits[lane];
             mask &= mask.wrapping_sub(1);
-        };
-        // Most have few: no branch on how many.
-        (0..Self::AT_ONCE).for_each(&mut write);
-        (Self::AT_ONCE..count).for_each(&mut write);
+        }
+        if mask != 0 {
+            self.push_more(mask, first, deficits, self.len + AT_ONCE);
+        }
         self.len += count;
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn push_more(&mut self, mut mask: u64, first: usize, deficits: &[u16; BYTES], from: usize) {
+        let codes = self.codes[from..].iter_mut();
+        for (code, to) in codes.zip(&mut self.deficits[from..]) {
+            let lane = mask.trailing_zeros() as usize % BYTES;
+            *code = (first + lane) as u32;
+            *to = deficits[lane];
+            mask &= mask - 1;
+            if mask == 0 {
+                break;
+            }
+        }
     }
 }
 
@@ -277,6 +293,8 @@ fn scan_on<I: Isa, const ROWS: usize>(
     let mut check_at = 2 * found.search.heavy_k + BYTES;
     let vectors = &vectors[blocks.start * per_block..blocks.end * per_block];
     let mut deficits = [0; BYTES];
+    // Whether a part has one cannot be predicted: then it is not asked.
+    let many = found.search.heavy_k * 512 >= candidates.len();
     for (block, vectors) in blocks.zip(vectors.chunks_exact(per_block)) {
         let first = block * BYTES;
         let mut within = u64::MAX;
@@ -289,9 +307,13 @@ fn scan_on<I: Isa, const ROWS: usize>(
         for part in 0..I::PARTS {
             let sums = sums_of_part::<I, ROWS>(isa, vectors, rows, part);
             let mask = (isa.at_most(sums, found.cut) << (part * lanes)) & within;
-            if mask != 0 {
+            if many | (mask != 0) {
                 isa.store_sums(sums, &mut deficits, part);
-                found.push(mask, first, &deficits);
+                if I::PARTS > 1 {
+                    found.push::<2>(mask, first, &deficits);
+                } else {
+                    found.push::<{ Found::AT_ONCE }>(mask, first, &deficits);
+                }
             }
         }
         if found.len >= check_at {

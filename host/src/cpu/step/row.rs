@@ -372,13 +372,15 @@ fn score_batches<'a, const CENTROIDS: usize>(
     // The mask changes no code; it tells the compiler that every one is inside.
     let entry = |entries: &[f32; CENTROIDS], code: u8| entries[usize::from(code) % CENTROIDS];
     for (codes, keys) in batches {
-        let rows = codes.map(|code| &row.codes[code as usize * m..][..m]);
-        let mut sums = rows.map(|row| entry(first, row[0]));
-        for (j, entries) in (1..m).zip(others) {
-            for (sum, row) in sums.iter_mut().zip(rows) {
-                *sum += entry(entries, row[j]);
+        // One key after the other: the processor overlaps the sums of several, and the compiler would
+        // pack those of a loop over keys into vectors, lane by lane.
+        for (key, &code) in keys.iter_mut().zip(codes) {
+            let row = &row.codes[code as usize * m..][..m];
+            let mut sum = entry(first, row[0]);
+            for (entries, &code) in others.iter().zip(&row[1..]) {
+                sum += entry(entries, code);
             }
+            *key = order_key(sum);
         }
-        *keys = sums.map(order_key);
     }
 }
