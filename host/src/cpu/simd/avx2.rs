@@ -115,12 +115,6 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn add_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
-        // SAFETY: `self` is the proof that the processor has AVX2.
-        unsafe { _mm256_add_epi8(a, b) }
-    }
-
-    #[inline(always)]
     fn zero_sums(self) -> Self::Sums {
         // SAFETY: as above.
         unsafe { [_mm256_setzero_si256(); 2] }

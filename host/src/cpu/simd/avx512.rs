@@ -180,12 +180,6 @@ impl<const VBMI: bool> Isa for Avx512<VBMI> {
     }
 
     #[inline(always)]
-    fn add_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
-        // SAFETY: `self` is the proof that the processor has AVX-512 BW.
-        unsafe { _mm512_add_epi8(a, b) }
-    }
-
-    #[inline(always)]
     fn zero_sums(self) -> Self::Sums {
         // SAFETY: as above.
         unsafe { [_mm512_setzero_si512(); 2] }
@@ -193,7 +187,7 @@ impl<const VBMI: bool> Isa for Avx512<VBMI> {
 
     #[inline(always)]
     fn add_widened(self, sums: Self::Sums, x: Self::Bytes) -> Self::Sums {
-        // SAFETY: as above.
+        // SAFETY: `self` is the proof that the processor has AVX-512 BW.
         unsafe {
             [
                 _mm512_add_epi16(sums[0], x),

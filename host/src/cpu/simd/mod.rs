@@ -164,8 +164,6 @@ pub(crate) trait Isa: Copy {
 
     /// Part `part` of a block.
     fn load_bytes(self, from: &[u8; BYTES], part: usize) -> Self::Bytes;
-    /// The sum, at most 255.
-    fn add_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     fn zero_sums(self) -> Self::Sums;
     /// Each lane's sum and byte; at most `i16::MAX`.
     fn add_widened(self, sums: Self::Sums, x: Self::Bytes) -> Self::Sums;

@@ -105,11 +105,6 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
-    fn add_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
-        quarters!(vaddq_u8(a, b))
-    }
-
-    #[inline(always)]
     fn zero_sums(self) -> Self::Sums {
         // SAFETY: `self` is the proof that the processor has NEON.
         unsafe { [vdupq_n_u16(0); 8] }

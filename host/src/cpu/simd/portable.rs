@@ -75,11 +75,6 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
-    fn add_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
-        zip(a, b, u8::wrapping_add)
-    }
-
-    #[inline(always)]
     fn zero_sums(self) -> Self::Sums {
         [0; BYTES]
     }

@@ -244,7 +244,7 @@ for_rows! {
 }
 
 /// The deficits of one part of a block. `rows` has `ROWS` rows of 16 entries for each sub-vector; with
-/// one row, two codes are in a byte. Any two entries' sum is at most 255.
+/// one row, two codes are in a byte.
 #[inline(always)]
 fn sums_of_part<I: Isa, const ROWS: usize>(
     isa: I,
@@ -257,21 +257,12 @@ fn sums_of_part<I: Isa, const ROWS: usize>(
         let (tables, _) = rows.as_chunks::<2>();
         for (codes, [low, high]) in vectors.iter().zip(tables) {
             let codes = isa.load_bytes(&codes.0, part);
-            let of_low = isa.look_up(&[*low], isa.low_nibbles(codes));
-            let of_high = isa.look_up(&[*high], isa.high_nibbles(codes));
-            sums = isa.add_widened(sums, isa.add_bytes(of_low, of_high));
+            sums = isa.add_widened(sums, isa.look_up(&[*low], isa.low_nibbles(codes)));
+            sums = isa.add_widened(sums, isa.look_up(&[*high], isa.high_nibbles(codes)));
         }
     } else {
         let (tables, _) = rows.as_chunks::<ROWS>();
-        let (pairs, last) = vectors.as_chunks::<2>();
-        let (table_pairs, _) = tables.as_chunks::<2>();
-        for (codes, tables) in pairs.iter().zip(table_pairs) {
-            let first = isa.look_up(&tables[0], isa.load_bytes(&codes[0].0, part));
-            let second = isa.look_up(&tables[1], isa.load_bytes(&codes[1].0, part));
-            sums = isa.add_widened(sums, isa.add_bytes(first, second));
-        }
-        if let [codes] = last {
-            let table = &tables[vectors.len() - 1];
+        for (codes, table) in vectors.iter().zip(tables) {
             let deficits = isa.look_up(table, isa.load_bytes(&codes.0, part));
             sums = isa.add_widened(sums, deficits);
         }

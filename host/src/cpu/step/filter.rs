@@ -26,8 +26,8 @@ use gpu_kernels::step::StepShape;
 
 use crate::cpu::simd::{Simd, on_each_isa};
 
-/// An entry's largest deficit: two of them are a byte.
-pub(super) const MAX_ENTRY: u8 = 127;
+/// An entry's largest deficit.
+const MAX_ENTRY: u8 = u8::MAX;
 
 /// A row's tables of deficits.
 #[derive(Debug)]
