@@ -39,7 +39,8 @@ fn case((_, heads, m, bits, heavy, candidates): Format) -> (Shape, KeyIndex, Vec
         sink,
         window,
         list_stride: sink + heavy + window,
-        weights_stride: if reference { sink + capacity } else { 0 },
+        // The oracle always marks weights; so both do.
+        weights_stride: sink + capacity,
         ..one_row(candidates, heavy)
     };
     let centroids = Fill::usual(1).floats(shape.centroids_len());
@@ -66,7 +67,7 @@ fn case((_, heads, m, bits, heavy, candidates): Format) -> (Shape, KeyIndex, Vec
 fn steps(criterion: &mut Criterion) {
     for format in FORMATS {
         let (shape, index, queries, context) = case(format);
-        let config: SelectConfig = select_config(&shape, shape.weights_stride > 0);
+        let config: SelectConfig = select_config(&shape, true);
         let heads = shape.num_kv_heads;
         let mut selector =
             Selector::new(&Backend::Cpu, index, config, heads, 1).expect("the shape fits");

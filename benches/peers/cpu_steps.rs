@@ -161,9 +161,10 @@ fn steps(
     let step = selector.cpu_step().expect("a CPU's");
     let stages = step.stage_times().next().unwrap_or_default();
     println!(
-        r#"{{"simd": "{}", "us": {}, "stages": "{stages:?}"}}"#,
+        r#"{{"simd": "{}", "us": {:.2}, "least": {:.2}, "stages": "{stages:?}"}}"#,
         Simd::chosen()?.name(),
-        median(times),
+        median(times.clone()),
+        times.into_iter().fold(f64::INFINITY, f64::min),
     );
     Ok(())
 }

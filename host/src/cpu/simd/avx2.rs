@@ -1,8 +1,8 @@
-//! AVX2 with fused multiply-add: pairs of 256-bit registers.
+//! AVX2 with fused multiply-add: floats in pairs of 256-bit registers, bytes in two parts of a block.
 
 use std::arch::x86_64::*;
 
-use super::{BYTES, FLOATS, Isa};
+use super::{BYTES, FLOATS, Isa, Kind, Simd};
 
 /// A processor with AVX2, FMA, BMI, LZCNT and POPCNT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,60 +28,19 @@ macro_rules! halves {
     };
 }
 
-impl Avx2 {
-    /// One half of [`Isa::look_up`]: a shuffle for each row of 16, then a tree of choices by the
-    /// index's bits 4 to 7, each moved to where the choice looks for it, the byte's top.
-    #[inline(always)]
-    fn look_up_half<const ROWS: usize>(self, table: &[[u8; 16]; ROWS], x: __m256i) -> __m256i {
-        // SAFETY: `self` is the proof that the processor has AVX2; a row is 16 bytes.
-        unsafe {
-            let low = if ROWS == 1 {
-                x
-            } else {
-                _mm256_and_si256(x, _mm256_set1_epi8(15))
-            };
-            let bit4 = _mm256_slli_epi16::<3>(x);
-            let bit5 = _mm256_slli_epi16::<2>(x);
-            let bit6 = _mm256_slli_epi16::<1>(x);
-            // Macros, not closures: those would be compiled without AVX2.
-            macro_rules! row {
-                ($i:expr) => {{
-                    let row = _mm_loadu_si128(table[$i].as_ptr().cast());
-                    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(row), low)
-                }};
-            }
-            macro_rules! two {
-                ($i:expr) => {
-                    _mm256_blendv_epi8(row!($i), row!($i + 1), bit4)
-                };
-            }
-            macro_rules! four {
-                ($i:expr) => {
-                    _mm256_blendv_epi8(two!($i), two!($i + 2), bit5)
-                };
-            }
-            macro_rules! eight {
-                ($i:expr) => {
-                    _mm256_blendv_epi8(four!($i), four!($i + 4), bit6)
-                };
-            }
-            match ROWS {
-                1 => row!(0),
-                2 => two!(0),
-                4 => four!(0),
-                8 => eight!(0),
-                16 => _mm256_blendv_epi8(eight!(0), eight!(8), x),
-                _ => unreachable!("a table has 2^bits entries"),
-            }
-        }
-    }
-}
-
 impl Isa for Avx2 {
     type Floats = [__m256; 2];
-    type Bytes = [__m256i; 2];
+    type Bytes = __m256i;
+    /// Of each pair of lanes: the sum of both as one 16-bit number, and the sum of the upper ones.
+    type Sums = [__m256i; 2];
+    const PARTS: usize = 2;
     // 12 sums, two centroid registers and a broadcast: 15 of 16 registers.
     const KEYS_PER_TILE: usize = 6;
+
+    #[inline(always)]
+    fn simd(self) -> Simd {
+        Simd(Kind::Avx2(self))
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::Floats {
@@ -149,69 +108,126 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn zero_bytes(self) -> Self::Bytes {
-        // SAFETY: `self` is the proof that the processor has AVX2.
+    fn load_bytes(self, from: &[u8; BYTES], part: usize) -> Self::Bytes {
+        let from: &[u8; 32] = &from.as_chunks().0[part];
+        // SAFETY: as above; 32 bytes are read.
+        unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn zero_sums(self) -> Self::Sums {
+        // SAFETY: as above.
         unsafe { [_mm256_setzero_si256(); 2] }
     }
 
     #[inline(always)]
-    fn load_bytes(self, from: &[u8; BYTES]) -> Self::Bytes {
-        let from = from.as_ptr();
-        // SAFETY: as above; both halves are inside the array.
+    fn add_widened(self, sums: Self::Sums, x: Self::Bytes) -> Self::Sums {
+        // SAFETY: as above.
         unsafe {
             [
-                _mm256_loadu_si256(from.cast()),
-                _mm256_loadu_si256(from.add(32).cast()),
+                _mm256_add_epi16(sums[0], x),
+                _mm256_add_epi16(sums[1], _mm256_srli_epi16::<8>(x)),
             ]
         }
     }
 
     #[inline(always)]
-    fn store_bytes(self, x: Self::Bytes, to: &mut [u8; BYTES]) {
-        let to = to.as_mut_ptr();
+    fn at_most(self, sums: Self::Sums, limit: u16) -> u64 {
         // SAFETY: as above.
         unsafe {
-            _mm256_storeu_si256(to.cast(), x[0]);
-            _mm256_storeu_si256(to.add(32).cast(), x[1]);
+            let limit = _mm256_set1_epi16(limit as i16);
+            let [even, odd] = even_and_odd(sums);
+            let even = _mm256_cmpgt_epi16(even, limit);
+            let odd = _mm256_cmpgt_epi16(odd, limit);
+            let upper = _mm256_set1_epi16(-256);
+            let above = _mm256_blendv_epi8(even, odd, upper);
+            u64::from(!(_mm256_movemask_epi8(above) as u32))
         }
     }
 
     #[inline(always)]
-    fn add_saturating(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
-        halves!(_mm256_adds_epu8(a, b))
-    }
-
-    #[inline(always)]
-    fn at_most(self, x: Self::Bytes, limit: u8) -> u64 {
-        // SAFETY: `self` is the proof that the processor has AVX2.
+    fn store_sums(self, sums: Self::Sums, to: &mut [u16; BYTES], part: usize) {
+        let to: &mut [u16; 32] = &mut to.as_chunks_mut().0[part];
+        let to = to.as_mut_ptr();
+        // SAFETY: as above; 32 numbers are written.
         unsafe {
-            let limit = _mm256_set1_epi8(limit as i8);
-            let low = _mm256_cmpeq_epi8(_mm256_min_epu8(x[0], limit), x[0]);
-            let high = _mm256_cmpeq_epi8(_mm256_min_epu8(x[1], limit), x[1]);
-            let high = u64::from(_mm256_movemask_epi8(high) as u32);
-            u64::from(_mm256_movemask_epi8(low) as u32) | (high << 32)
+            let [even, odd] = even_and_odd(sums);
+            // Lanes 0 to 7 and 16 to 23, 8 to 15 and 24 to 31.
+            let low = _mm256_unpacklo_epi16(even, odd);
+            let high = _mm256_unpackhi_epi16(even, odd);
+            let first = _mm256_permute2x128_si256::<0x20>(low, high);
+            let second = _mm256_permute2x128_si256::<0x31>(low, high);
+            _mm256_storeu_si256(to.cast(), first);
+            _mm256_storeu_si256(to.add(16).cast(), second);
         }
     }
 
     #[inline(always)]
     fn low_nibbles(self, x: Self::Bytes) -> Self::Bytes {
         // SAFETY: `self` is the proof that the processor has AVX2.
-        let mask = unsafe { [_mm256_set1_epi8(15); 2] };
-        halves!(_mm256_and_si256(x, mask))
+        unsafe { _mm256_and_si256(x, _mm256_set1_epi8(15)) }
     }
 
     #[inline(always)]
     fn high_nibbles(self, x: Self::Bytes) -> Self::Bytes {
-        // SAFETY: `self` is the proof that the processor has AVX2.
-        let shifted = unsafe { [_mm256_srli_epi16::<4>(x[0]), _mm256_srli_epi16::<4>(x[1])] };
-        self.low_nibbles(shifted)
+        // SAFETY: as above.
+        self.low_nibbles(unsafe { _mm256_srli_epi16::<4>(x) })
     }
 
+    /// A shuffle for each row of 16, then a tree of choices by the index's bits 4 to 7, each moved to
+    /// where the choice looks for it, the byte's top.
     #[inline(always)]
     fn look_up<const ROWS: usize>(self, table: &[[u8; 16]; ROWS], x: Self::Bytes) -> Self::Bytes {
-        [
-            self.look_up_half(table, x[0]),
-            self.look_up_half(table, x[1]),
-        ]
+        // SAFETY: `self` is the proof that the processor has AVX2; a row is 16 bytes.
+        unsafe {
+            let low = if ROWS == 1 {
+                x
+            } else {
+                _mm256_and_si256(x, _mm256_set1_epi8(15))
+            };
+            let bit4 = _mm256_slli_epi16::<3>(x);
+            let bit5 = _mm256_slli_epi16::<2>(x);
+            let bit6 = _mm256_slli_epi16::<1>(x);
+            // Macros, not closures: those would be compiled without AVX2.
+            macro_rules! row {
+                ($i:expr) => {{
+                    let row = _mm_loadu_si128(table[$i].as_ptr().cast());
+                    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(row), low)
+                }};
+            }
+            macro_rules! two {
+                ($i:expr) => {
+                    _mm256_blendv_epi8(row!($i), row!($i + 1), bit4)
+                };
+            }
+            macro_rules! four {
+                ($i:expr) => {
+                    _mm256_blendv_epi8(two!($i), two!($i + 2), bit5)
+                };
+            }
+            macro_rules! eight {
+                ($i:expr) => {
+                    _mm256_blendv_epi8(four!($i), four!($i + 4), bit6)
+                };
+            }
+            match ROWS {
+                1 => row!(0),
+                2 => two!(0),
+                4 => four!(0),
+                8 => eight!(0),
+                16 => _mm256_blendv_epi8(eight!(0), eight!(8), x),
+                _ => unreachable!("a table has 2^bits entries"),
+            }
+        }
     }
+}
+
+/// The sums of the even and of the odd lanes.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn even_and_odd([both, odd]: [__m256i; 2]) -> [__m256i; 2] {
+    // SAFETY: the caller's promise.
+    unsafe { [_mm256_sub_epi16(both, _mm256_slli_epi16::<8>(odd)), odd] }
 }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{BYTES, FLOATS, Isa};
+use super::{BYTES, FLOATS, Isa, Kind, Simd};
 
 /// A processor with AVX-512 F, BW, VL and DQ and all of AVX2's; `VBMI` says whether byte permutations
 /// are there too.
@@ -103,8 +103,20 @@ impl<const VBMI: bool> Avx512<VBMI> {
 impl<const VBMI: bool> Isa for Avx512<VBMI> {
     type Floats = __m512;
     type Bytes = __m512i;
+    /// Of each pair of lanes: the sum of both as one 16-bit number, and the sum of the upper ones.
+    type Sums = [__m512i; 2];
+    const PARTS: usize = 1;
     // Enough sums to hide the latency of two multiply-adds a cycle, with half the registers free.
     const KEYS_PER_TILE: usize = 12;
+
+    #[inline(always)]
+    fn simd(self) -> Simd {
+        Simd(if VBMI {
+            Kind::Avx512Vbmi(Avx512(()))
+        } else {
+            Kind::Avx512(Avx512(()))
+        })
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::Floats {
@@ -162,33 +174,59 @@ impl<const VBMI: bool> Isa for Avx512<VBMI> {
     }
 
     #[inline(always)]
-    fn zero_bytes(self) -> Self::Bytes {
-        // SAFETY: as above.
-        unsafe { _mm512_setzero_si512() }
-    }
-
-    #[inline(always)]
-    fn load_bytes(self, from: &[u8; BYTES]) -> Self::Bytes {
+    fn load_bytes(self, from: &[u8; BYTES], _part: usize) -> Self::Bytes {
         // SAFETY: as above; 64 bytes are read.
         unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
     }
 
     #[inline(always)]
-    fn store_bytes(self, x: Self::Bytes, to: &mut [u8; BYTES]) {
-        // SAFETY: as above; 64 bytes are written.
-        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), x) }
-    }
-
-    #[inline(always)]
-    fn add_saturating(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
-        // SAFETY: `self` is the proof that the processor has AVX-512 BW.
-        unsafe { _mm512_adds_epu8(a, b) }
-    }
-
-    #[inline(always)]
-    fn at_most(self, x: Self::Bytes, limit: u8) -> u64 {
+    fn zero_sums(self) -> Self::Sums {
         // SAFETY: as above.
-        unsafe { _mm512_cmple_epu8_mask(x, _mm512_set1_epi8(limit as i8)) }
+        unsafe { [_mm512_setzero_si512(); 2] }
+    }
+
+    #[inline(always)]
+    fn add_widened(self, sums: Self::Sums, x: Self::Bytes) -> Self::Sums {
+        // SAFETY: `self` is the proof that the processor has AVX-512 BW.
+        unsafe {
+            [
+                _mm512_add_epi16(sums[0], x),
+                _mm512_add_epi16(sums[1], _mm512_srli_epi16::<8>(x)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn at_most(self, sums: Self::Sums, limit: u16) -> u64 {
+        // SAFETY: as above; and the processor has BMI2.
+        unsafe {
+            let limit = _mm512_set1_epi16(limit as i16);
+            let [even, odd] = even_and_odd(sums);
+            let even = u64::from(_mm512_cmple_epi16_mask(even, limit));
+            let odd = u64::from(_mm512_cmple_epi16_mask(odd, limit));
+            let every_second = 0x5555_5555_5555_5555;
+            _pdep_u64(even, every_second) | _pdep_u64(odd, every_second << 1)
+        }
+    }
+
+    #[inline(always)]
+    fn store_sums(self, sums: Self::Sums, to: &mut [u16; BYTES], _part: usize) {
+        let to = to.as_mut_ptr();
+        // SAFETY: as above; 64 numbers are written.
+        unsafe {
+            let [even, odd] = even_and_odd(sums);
+            // Each has four quarters of eight lanes, of every second quarter of the block.
+            let low = _mm512_unpacklo_epi16(even, odd);
+            let high = _mm512_unpackhi_epi16(even, odd);
+            let quarters = [0u64, 1, 8, 9, 2, 3, 10, 11].map(|x| x as i64);
+            let first = _mm512_loadu_si512(quarters.as_ptr().cast());
+            let quarters = [4u64, 5, 12, 13, 6, 7, 14, 15].map(|x| x as i64);
+            let second = _mm512_loadu_si512(quarters.as_ptr().cast());
+            let first = _mm512_permutex2var_epi64(low, first, high);
+            let second = _mm512_permutex2var_epi64(low, second, high);
+            _mm512_storeu_si512(to.cast(), first);
+            _mm512_storeu_si512(to.add(32).cast(), second);
+        }
     }
 
     #[inline(always)]
@@ -212,4 +250,14 @@ impl<const VBMI: bool> Isa for Avx512<VBMI> {
             self.by_shuffles(table, x)
         }
     }
+}
+
+/// The sums of the even and of the odd lanes.
+///
+/// # Safety
+/// The processor has AVX-512 BW.
+#[inline(always)]
+unsafe fn even_and_odd([both, odd]: [__m512i; 2]) -> [__m512i; 2] {
+    // SAFETY: the caller's promise.
+    unsafe { [_mm512_sub_epi16(both, _mm512_slli_epi16::<8>(odd)), odd] }
 }

@@ -29,7 +29,7 @@ pub const NAMES: [&str; 4] = ["portable", "avx2", "avx512", "neon"];
 
 /// Floats of a [`Isa::Floats`], on every instruction set.
 pub(crate) const FLOATS: usize = 16;
-/// Bytes of a [`Isa::Bytes`], on every instruction set.
+/// Bytes of a block, on every instruction set.
 pub(crate) const BYTES: usize = 64;
 
 /// Floats at the alignment of the widest vectors.
@@ -133,10 +133,17 @@ impl Simd {
 pub(crate) trait Isa: Copy {
     /// [`FLOATS`] floats.
     type Floats: Copy;
-    /// [`BYTES`] bytes.
+    /// One part of a block of [`BYTES`] bytes.
     type Bytes: Copy;
+    /// A 16-bit sum for each lane of [`Isa::Bytes`], in whatever order.
+    type Sums: Copy;
+    /// Parts of a block, a divisor of [`BYTES`].
+    const PARTS: usize;
     /// Keys whose sums with one [`Isa::Floats`] of centroids fit the registers.
     const KEYS_PER_TILE: usize;
+
+    /// This one among all.
+    fn simd(self) -> Simd;
 
     fn splat(self, x: f32) -> Self::Floats;
     fn load(self, from: &[f32; FLOATS]) -> Self::Floats;
@@ -155,13 +162,15 @@ pub(crate) trait Isa: Copy {
         index: Self::Floats,
     ) -> (Self::Floats, Self::Floats);
 
-    fn zero_bytes(self) -> Self::Bytes;
-    fn load_bytes(self, from: &[u8; BYTES]) -> Self::Bytes;
-    fn store_bytes(self, x: Self::Bytes, to: &mut [u8; BYTES]);
-    /// The sum, at most 255.
-    fn add_saturating(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
-    /// Bit `i` says whether `x[i] <= limit`.
-    fn at_most(self, x: Self::Bytes, limit: u8) -> u64;
+    /// Part `part` of a block.
+    fn load_bytes(self, from: &[u8; BYTES], part: usize) -> Self::Bytes;
+    fn zero_sums(self) -> Self::Sums;
+    /// Each lane's sum and byte; at most `i16::MAX`.
+    fn add_widened(self, sums: Self::Sums, x: Self::Bytes) -> Self::Sums;
+    /// Bit `i` says whether the part's lane `i` is at most `limit`, itself at most `i16::MAX`.
+    fn at_most(self, sums: Self::Sums, limit: u16) -> u64;
+    /// Stores part `part` of a block's sums.
+    fn store_sums(self, sums: Self::Sums, to: &mut [u16; BYTES], part: usize);
     fn low_nibbles(self, x: Self::Bytes) -> Self::Bytes;
     fn high_nibbles(self, x: Self::Bytes) -> Self::Bytes;
     /// `table[x[i]]` of a table of `ROWS` x 16 entries, ROWS being 1, 2, 4, 8 or 16; every `x[i]` is an

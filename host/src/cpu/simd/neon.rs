@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 use std::array::from_fn;
 
-use super::{BYTES, FLOATS, Isa};
+use super::{BYTES, FLOATS, Isa, Kind, Simd};
 
 /// An aarch64 processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +26,15 @@ macro_rules! quarters {
 impl Isa for Neon {
     type Floats = [float32x4_t; 4];
     type Bytes = [uint8x16_t; 4];
+    type Sums = [uint16x8_t; 8];
+    const PARTS: usize = 1;
     // 16 sums, four centroid registers and a broadcast: 21 of 32 registers.
     const KEYS_PER_TILE: usize = 4;
+
+    #[inline(always)]
+    fn simd(self) -> Simd {
+        Simd(Kind::Neon(self))
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::Floats {
@@ -92,41 +99,51 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
-    fn zero_bytes(self) -> Self::Bytes {
-        // SAFETY: `self` is the proof that the processor has NEON.
-        unsafe { [vdupq_n_u8(0); 4] }
-    }
-
-    #[inline(always)]
-    fn load_bytes(self, from: &[u8; BYTES]) -> Self::Bytes {
+    fn load_bytes(self, from: &[u8; BYTES], _part: usize) -> Self::Bytes {
         // SAFETY: as above; quarter i < 4 is inside the array.
         from_fn(|i| unsafe { vld1q_u8(from.as_ptr().add(16 * i)) })
     }
 
     #[inline(always)]
-    fn store_bytes(self, x: Self::Bytes, to: &mut [u8; BYTES]) {
-        for (i, x) in x.into_iter().enumerate() {
-            // SAFETY: as above.
-            unsafe { vst1q_u8(to.as_mut_ptr().add(16 * i), x) };
-        }
+    fn zero_sums(self) -> Self::Sums {
+        // SAFETY: `self` is the proof that the processor has NEON.
+        unsafe { [vdupq_n_u16(0); 8] }
     }
 
     #[inline(always)]
-    fn add_saturating(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
-        quarters!(vqaddq_u8(a, b))
+    fn add_widened(self, sums: Self::Sums, x: Self::Bytes) -> Self::Sums {
+        // SAFETY: as above.
+        from_fn(|i| unsafe {
+            if i % 2 == 0 {
+                vaddw_u8(sums[i], vget_low_u8(x[i / 2]))
+            } else {
+                vaddw_high_u8(sums[i], x[i / 2])
+            }
+        })
     }
 
     #[inline(always)]
-    fn at_most(self, x: Self::Bytes, limit: u8) -> u64 {
+    fn at_most(self, sums: Self::Sums, limit: u16) -> u64 {
         // SAFETY: `self` is the proof that the processor has NEON; 16 bytes are read.
         unsafe {
             let bits = [1u8, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128];
             let bits = vld1q_u8(bits.as_ptr());
-            let limit = vdupq_n_u8(limit);
-            let [a, b, c, d] = x.map(|x| vandq_u8(vcleq_u8(x, limit), bits));
+            let limit = vdupq_n_u16(limit);
+            let [a, b, c, d]: [uint8x16_t; 4] = from_fn(|i| {
+                let low = vmovn_u16(vcleq_u16(sums[2 * i], limit));
+                vandq_u8(vmovn_high_u16(low, vcleq_u16(sums[2 * i + 1], limit)), bits)
+            });
             // Three rounds of sums of neighbours put eight lanes' bits into each byte.
             let sums = vpaddq_u8(vpaddq_u8(a, b), vpaddq_u8(c, d));
             vgetq_lane_u64::<0>(vreinterpretq_u64_u8(vpaddq_u8(sums, sums)))
+        }
+    }
+
+    #[inline(always)]
+    fn store_sums(self, sums: Self::Sums, to: &mut [u16; BYTES], _part: usize) {
+        for (i, sums) in sums.into_iter().enumerate() {
+            // SAFETY: as above; eighth i < 8 is inside the array.
+            unsafe { vst1q_u16(to.as_mut_ptr().add(8 * i), sums) };
         }
     }
 

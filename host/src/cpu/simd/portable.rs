@@ -1,6 +1,6 @@
 //! Plain arrays: what every processor has, and what the others are compared with.
 
-use super::{BYTES, FLOATS, Isa};
+use super::{BYTES, FLOATS, Isa, Kind, Simd};
 
 /// Loops over arrays, which the compiler may turn into the target's basic vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +14,14 @@ fn zip<T: Copy, const N: usize>(a: [T; N], b: [T; N], f: impl Fn(T, T) -> T) -> 
 impl Isa for Portable {
     type Floats = [f32; FLOATS];
     type Bytes = [u8; BYTES];
+    type Sums = [u16; BYTES];
+    const PARTS: usize = 1;
     const KEYS_PER_TILE: usize = 1;
+
+    #[inline(always)]
+    fn simd(self) -> Simd {
+        Simd(Kind::Portable(self))
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::Floats {
@@ -63,28 +70,28 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
-    fn zero_bytes(self) -> Self::Bytes {
-        [0; BYTES]
-    }
-
-    #[inline(always)]
-    fn load_bytes(self, from: &[u8; BYTES]) -> Self::Bytes {
+    fn load_bytes(self, from: &[u8; BYTES], _part: usize) -> Self::Bytes {
         *from
     }
 
     #[inline(always)]
-    fn store_bytes(self, x: Self::Bytes, to: &mut [u8; BYTES]) {
-        *to = x;
+    fn zero_sums(self) -> Self::Sums {
+        [0; BYTES]
     }
 
     #[inline(always)]
-    fn add_saturating(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
-        zip(a, b, u8::saturating_add)
+    fn add_widened(self, sums: Self::Sums, x: Self::Bytes) -> Self::Sums {
+        zip(sums, x.map(u16::from), u16::wrapping_add)
     }
 
     #[inline(always)]
-    fn at_most(self, x: Self::Bytes, limit: u8) -> u64 {
-        (0..BYTES).fold(0, |mask, i| mask | (u64::from(x[i] <= limit) << i))
+    fn at_most(self, sums: Self::Sums, limit: u16) -> u64 {
+        (0..BYTES).fold(0, |mask, i| mask | (u64::from(sums[i] <= limit) << i))
+    }
+
+    #[inline(always)]
+    fn store_sums(self, sums: Self::Sums, to: &mut [u16; BYTES], _part: usize) {
+        *to = sums;
     }
 
     #[inline(always)]

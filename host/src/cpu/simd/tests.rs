@@ -76,32 +76,63 @@ on_each_isa! {
 
 #[inline(always)]
 fn check_bytes_on<I: Isa>(isa: I, seed: u32) {
-    let [a, b] = [1, 2].map(|i| bytes(seed + i));
-    let (x, y) = (isa.load_bytes(&a), isa.load_bytes(&b));
-    let stored = |x: I::Bytes| {
-        let mut to = [0; BYTES];
-        isa.store_bytes(x, &mut to);
-        to
-    };
-    assert_eq!(stored(isa.zero_bytes()), [0; BYTES]);
-    assert_eq!(
-        stored(isa.add_saturating(x, y)),
-        std::array::from_fn(|i| a[i].saturating_add(b[i]))
+    let a = bytes(seed + 1);
+    check_each_part(isa, |part| isa.load_bytes(&a, part), a);
+    check_each_part(
+        isa,
+        |part| isa.low_nibbles(isa.load_bytes(&a, part)),
+        a.map(|a| a % 16),
     );
-    assert_eq!(stored(isa.low_nibbles(x)), a.map(|a| a % 16));
-    assert_eq!(stored(isa.high_nibbles(x)), a.map(|a| a / 16));
-    for limit in [0, 1, b[0], 127, 128, 254, 255] {
-        let expected = (0..BYTES)
-            .filter(|&i| a[i] <= limit)
-            .map(|i| 1 << i)
-            .sum::<u64>();
-        assert_eq!(isa.at_most(x, limit), expected, "at most {limit}");
-    }
+    check_each_part(
+        isa,
+        |part| isa.high_nibbles(isa.load_bytes(&a, part)),
+        a.map(|a| a / 16),
+    );
+    check_sums(isa, seed);
     check_look_up::<I, 1>(isa, seed, &a);
     check_look_up::<I, 2>(isa, seed, &a);
     check_look_up::<I, 4>(isa, seed, &a);
     check_look_up::<I, 8>(isa, seed, &a);
     check_look_up::<I, 16>(isa, seed, &a);
+}
+
+/// The parts of a block that `of_part` makes, against all of it.
+#[inline(always)]
+fn check_each_part<I: Isa>(isa: I, of_part: impl Fn(usize) -> I::Bytes, expected: [u8; BYTES]) {
+    let mut sums = [0; BYTES];
+    for part in 0..I::PARTS {
+        isa.store_sums(
+            isa.add_widened(isa.zero_sums(), of_part(part)),
+            &mut sums,
+            part,
+        );
+    }
+    assert_eq!(sums, expected.map(u16::from));
+}
+
+/// Sums of up to 128 blocks, which is where they may end.
+#[inline(always)]
+fn check_sums<I: Isa>(isa: I, seed: u32) {
+    let num_blocks = seed % 129;
+    let blocks: Vec<_> = (0..num_blocks).map(|i| bytes(seed + i)).collect();
+    let expected: [u16; BYTES] =
+        std::array::from_fn(|i| blocks.iter().map(|block| u16::from(block[i])).sum());
+    let mut stored = [0; BYTES];
+    let largest = i16::MAX as u16;
+    for limit in [0, 1, expected[0], expected[63], 255, 256, 12_345, largest] {
+        let mut mask = 0;
+        for part in 0..I::PARTS {
+            let mut sums = isa.zero_sums();
+            for block in &blocks {
+                sums = isa.add_widened(sums, isa.load_bytes(block, part));
+            }
+            mask |= isa.at_most(sums, limit) << (part * (BYTES / I::PARTS));
+            isa.store_sums(sums, &mut stored, part);
+        }
+        let lanes = (0..BYTES).filter(|&i| expected[i] <= limit);
+        assert_eq!(mask, lanes.map(|i| 1 << i).sum::<u64>(), "at most {limit}");
+        assert_eq!(stored, expected);
+    }
 }
 
 #[inline(always)]
@@ -111,10 +142,12 @@ fn check_look_up<I: Isa, const ROWS: usize>(isa: I, seed: u32, indices: &[u8; BY
         std::array::from_fn::<_, 16, _>(|j| row[j])
     });
     let indices = indices.map(|index| (usize::from(index) % (16 * ROWS)) as u8);
-    let mut found = [0; BYTES];
-    isa.store_bytes(isa.look_up(&rows, isa.load_bytes(&indices)), &mut found);
     let expected = indices.map(|index| rows[usize::from(index / 16)][usize::from(index % 16)]);
-    assert_eq!(found, expected, "{ROWS} rows");
+    check_each_part(
+        isa,
+        |part| isa.look_up(&rows, isa.load_bytes(&indices, part)),
+        expected,
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use gpu_kernels::step::StepShape;
 
 use super::filter::Filter;
+use super::nth::nth_smallest;
 use crate::cpu::simd::{BYTES, ByteLanes, Isa, Simd, on_each_isa};
 
 /// One group's codes: blocks of [`BYTES`] keys, in each one vector for every sub-vector, or for every
@@ -16,6 +17,19 @@ pub(super) struct Blocks {
 /// Whether a byte holds two codes.
 fn is_packed(bits: u32) -> bool {
     bits <= 4
+}
+
+/// Calls the function for tables of so many rows of 16 entries.
+macro_rules! by_rows {
+    ($bits:expr, $one:ident $two:ident $four:ident $eight:ident $sixteen:ident, $args:tt) => {
+        match $bits {
+            1..=4 => $one $args,
+            5 => $two $args,
+            6 => $four $args,
+            7 => $eight $args,
+            _ => $sixteen $args,
+        }
+    };
 }
 
 impl Blocks {
@@ -52,40 +66,66 @@ impl Blocks {
     pub(super) fn scan(
         &self,
         simd: Simd,
-        shape: &StepShape,
         filter: &Filter,
         candidates: std::ops::Range<usize>,
         found: &mut Found,
     ) {
         let (vectors, rows) = (&self.vectors[..], &filter.rows[..]);
-        match shape.bits {
-            1..=4 => scan_1(simd, vectors, self.per_block, rows, candidates, found),
-            5 => scan_2(simd, vectors, self.per_block, rows, candidates, found),
-            6 => scan_4(simd, vectors, self.per_block, rows, candidates, found),
-            7 => scan_8(simd, vectors, self.per_block, rows, candidates, found),
-            _ => scan_16(simd, vectors, self.per_block, rows, candidates, found),
-        }
+        by_rows!(
+            filter.bits,
+            scan_1 scan_2 scan_4 scan_8 scan_16,
+            (simd, vectors, self.per_block, rows, candidates, found)
+        );
     }
-}
 
-/// Deficits that are told apart: 0 to 254; 255 stands for more.
-pub(super) const MAX_DEFICIT: u8 = 254;
+    /// The deficits of some candidates, whole blocks at even distances; returns how many there are.
+    pub(super) fn sample(
+        &self,
+        simd: Simd,
+        filter: &Filter,
+        candidates: std::ops::Range<usize>,
+        deficits: &mut [[u16; BYTES]; Self::SAMPLE],
+    ) -> usize {
+        let blocks = candidates.start.div_ceil(BYTES)..candidates.end / BYTES;
+        // A part of all blocks, or the sample would cost as much as the scan.
+        let len = (blocks.len() / 32).clamp(blocks.len().min(1), Self::SAMPLE);
+        let step = blocks.len() / len.max(1) * self.per_block;
+        let first = (blocks.start * self.per_block).min(self.vectors.len());
+        let (vectors, rows) = (&self.vectors[first..], &filter.rows[..]);
+        by_rows!(
+            filter.bits,
+            deficits_1 deficits_2 deficits_4 deficits_8 deficits_16,
+            (simd, vectors, self.per_block, step, rows, &mut deficits[..len])
+        );
+        len * BYTES
+    }
+
+    /// Most blocks of a sample.
+    pub(super) const SAMPLE: usize = 64;
+}
 
 /// Candidates that a scan found, with their deficits, by ascending code.
 #[derive(Debug)]
 pub(super) struct Found {
-    /// A code's index in the lower 24 bits, its deficit in the upper 8.
     codes: Vec<u32>,
+    deficits: Vec<u16>,
     len: usize,
-    /// Candidates of each deficit, of the first `counted` found.
-    histogram: [u32; 256],
-    counted: usize,
-    /// Candidates that are looked for.
-    heavy_k: usize,
-    /// How much the deficits of candidates as good as each other can differ.
-    slack: u8,
+    search: Search,
     /// Deficits up to here are kept.
-    cut: u8,
+    cut: u16,
+}
+
+/// What a scan looks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Search {
+    /// Candidates that are looked for.
+    pub(super) heavy_k: usize,
+    /// How much the deficits of candidates as good as each other can differ.
+    pub(super) slack: u16,
+    /// The largest deficit from which a key's score follows: [`Filter::largest`].
+    pub(super) largest: u16,
+    /// Deficits up to here are kept at first.
+    pub(super) cut: u16,
 }
 
 impl Found {
@@ -96,93 +136,86 @@ impl Found {
     pub(super) fn new(capacity: usize) -> Self {
         Found {
             codes: vec![0; capacity + Self::AT_ONCE],
+            deficits: vec![0; capacity + Self::AT_ONCE],
             len: 0,
-            histogram: [0; 256],
-            counted: 0,
-            heavy_k: 0,
-            slack: 0,
-            cut: MAX_DEFICIT,
+            search: Search {
+                heavy_k: 0,
+                slack: 0,
+                largest: 0,
+                cut: 0,
+            },
+            cut: 0,
         }
     }
 
-    /// Begins a search for the best `heavy_k`.
-    pub(super) fn start(&mut self, heavy_k: usize, slack: u8) {
+    /// Begins a search.
+    pub(super) fn start(&mut self, search: Search) {
         self.len = 0;
-        self.counted = 0;
-        self.histogram = [0; 256];
-        self.heavy_k = heavy_k;
-        self.slack = slack;
-        self.cut = MAX_DEFICIT;
-    }
-
-    /// Adds the found candidates' deficits to the histogram.
-    fn count(&mut self) {
-        for code in &self.codes[self.counted..self.len] {
-            self.histogram[(code >> 24) as usize] += 1;
-        }
-        self.counted = self.len;
+        self.search = search;
+        self.cut = search.cut;
     }
 
     /// Lowers the cut to what the candidates found so far allow.
     #[inline(never)]
-    fn lower_cut(&mut self) {
-        self.count();
-        if let Some(cut) = cut([&*self].into_iter()) {
-            self.cut = cut;
+    fn lower_cut(&mut self, simd: Simd) {
+        let Search { heavy_k, slack, .. } = self.search;
+        let parts = std::iter::once(self.deficits());
+        let nth = nth_smallest(simd, parts, heavy_k, self.cut);
+        if nth <= self.search.largest {
+            self.cut = self.cut.min(nth + slack);
         }
     }
 
-    /// Indices of the candidates found with a deficit of at most `cut`.
-    pub(super) fn codes(&self, cut: u8) -> impl Iterator<Item = usize> + '_ {
-        self.codes[..self.len]
-            .iter()
-            .filter(move |&code| (code >> 24) as u8 <= cut)
-            .map(|code| (code & 0xff_ffff) as usize)
+    /// Deficits of those found.
+    pub(super) fn deficits(&self) -> &[u16] {
+        &self.deficits[..self.len]
     }
 
-    /// Takes the candidates of `mask` in the block of code `first`.
+    /// (code, deficit) of those found.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, u16)> + '_ {
+        let codes = self.codes[..self.len].iter();
+        codes.copied().zip(self.deficits().iter().copied())
+    }
+
+    /// Takes the candidates of `mask` in the block of code `first`. Most masks have few, and how many
+    /// cannot be predicted: no branch up to `AT_ONCE`.
     #[inline(always)]
-    fn push(&mut self, mut mask: u64, first: usize, deficits: &[u8; BYTES]) {
+    fn push<const AT_ONCE: usize>(&mut self, mut mask: u64, first: usize, deficits: &[u16; BYTES]) {
         let count = mask.count_ones() as usize;
-        let codes = &mut self.codes[self.len..];
-        let entry = |mask: u64| {
+        let codes = &mut self.codes[self.len..][..Self::AT_ONCE];
+        let to = &mut self.deficits[self.len..][..Self::AT_ONCE];
+        for i in 0..AT_ONCE {
             let lane = mask.trailing_zeros() as usize % BYTES;
-            (first + lane) as u32 | (u32::from(deficits[lane]) << 24)
-        };
-        // Most blocks have few: no branch on how many.
-        for code in &mut codes[..Self::AT_ONCE] {
-            *code = entry(mask);
+            codes[i] = (first + lane) as u32;
+            to[i] = deficits[lane];
             mask &= mask.wrapping_sub(1);
         }
-        for code in &mut codes[..count.max(Self::AT_ONCE)][Self::AT_ONCE..] {
-            *code = entry(mask);
-            mask &= mask - 1;
+        if mask != 0 {
+            self.push_more(mask, first, deficits, self.len + AT_ONCE);
         }
         self.len += count;
     }
-}
 
-/// The largest deficit that one of the best heavy_k can have, given the counted candidates of all parts
-/// of a row: the deficit that heavy_k of them do not exceed, and the slack. `None` while fewer than
-/// heavy_k are that good.
-pub(super) fn cut<'a>(parts: impl Iterator<Item = &'a Found> + Clone) -> Option<u8> {
-    let first = parts.clone().next()?;
-    let (heavy_k, slack) = (first.heavy_k, first.slack);
-    let mut count = 0;
-    for deficit in 0..=MAX_DEFICIT - slack {
-        let here = |part: &Found| part.histogram[usize::from(deficit)] as usize;
-        count += parts.clone().map(here).sum::<usize>();
-        if count >= heavy_k {
-            return Some(deficit + slack);
+    #[cold]
+    #[inline(never)]
+    fn push_more(&mut self, mut mask: u64, first: usize, deficits: &[u16; BYTES], from: usize) {
+        let codes = self.codes[from..].iter_mut();
+        for (code, to) in codes.zip(&mut self.deficits[from..]) {
+            let lane = mask.trailing_zeros() as usize % BYTES;
+            *code = (first + lane) as u32;
+            *to = deficits[lane];
+            mask &= mask - 1;
+            if mask == 0 {
+                break;
+            }
         }
     }
-    None
 }
 
-macro_rules! scans {
-    ($($name:ident: $rows:literal,)*) => {$(
+macro_rules! for_rows {
+    ($($rows:literal: $scan:ident $deficits:ident,)*) => {$(
         on_each_isa! {
-            fn $name(
+            fn $scan(
                 vectors: &[ByteLanes],
                 per_block: usize,
                 rows: &[[u8; 16]],
@@ -190,12 +223,53 @@ macro_rules! scans {
                 found: &mut Found,
             ) = scan_on::<_, $rows>;
         }
+        on_each_isa! {
+            fn $deficits(
+                vectors: &[ByteLanes],
+                per_block: usize,
+                step: usize,
+                rows: &[[u8; 16]],
+                deficits: &mut [[u16; BYTES]],
+            ) = deficits_on::<_, $rows>;
+        }
     )*};
 }
 
-scans! { scan_1: 1, scan_2: 2, scan_4: 4, scan_8: 8, scan_16: 16, }
+for_rows! {
+    1: scan_1 deficits_1,
+    2: scan_2 deficits_2,
+    4: scan_4 deficits_4,
+    8: scan_8 deficits_8,
+    16: scan_16 deficits_16,
+}
 
-/// `rows` has `ROWS` rows of 16 entries for each sub-vector; with one row, two codes are in a byte.
+/// The deficits of one part of a block. `rows` has `ROWS` rows of 16 entries for each sub-vector; with
+/// one row, two codes are in a byte.
+#[inline(always)]
+fn sums_of_part<I: Isa, const ROWS: usize>(
+    isa: I,
+    vectors: &[ByteLanes],
+    rows: &[[u8; 16]],
+    part: usize,
+) -> I::Sums {
+    let mut sums = isa.zero_sums();
+    if ROWS == 1 {
+        let (tables, _) = rows.as_chunks::<2>();
+        for (codes, [low, high]) in vectors.iter().zip(tables) {
+            let codes = isa.load_bytes(&codes.0, part);
+            sums = isa.add_widened(sums, isa.look_up(&[*low], isa.low_nibbles(codes)));
+            sums = isa.add_widened(sums, isa.look_up(&[*high], isa.high_nibbles(codes)));
+        }
+    } else {
+        let (tables, _) = rows.as_chunks::<ROWS>();
+        for (codes, table) in vectors.iter().zip(tables) {
+            let deficits = isa.look_up(table, isa.load_bytes(&codes.0, part));
+            sums = isa.add_widened(sums, deficits);
+        }
+    }
+    sums
+}
+
 #[inline(always)]
 fn scan_on<I: Isa, const ROWS: usize>(
     isa: I,
@@ -205,44 +279,56 @@ fn scan_on<I: Isa, const ROWS: usize>(
     candidates: std::ops::Range<usize>,
     found: &mut Found,
 ) {
+    let lanes = BYTES / I::PARTS;
     let blocks = candidates.start / BYTES..candidates.end.div_ceil(BYTES);
-    let mut check_at = 2 * found.heavy_k + BYTES;
+    let mut check_at = 2 * found.search.heavy_k + BYTES;
     let vectors = &vectors[blocks.start * per_block..blocks.end * per_block];
+    let mut deficits = [0; BYTES];
+    // Whether a part has one cannot be predicted: then it is not asked.
+    let many = found.search.heavy_k * 512 >= candidates.len();
     for (block, vectors) in blocks.zip(vectors.chunks_exact(per_block)) {
-        let mut sums = isa.zero_bytes();
-        if ROWS == 1 {
-            let (tables, _) = rows.as_chunks::<2>();
-            for (codes, [low, high]) in vectors.iter().zip(tables) {
-                let codes = isa.load_bytes(&codes.0);
-                let deficits = isa.look_up(&[*low], isa.low_nibbles(codes));
-                sums = isa.add_saturating(sums, deficits);
-                let deficits = isa.look_up(&[*high], isa.high_nibbles(codes));
-                sums = isa.add_saturating(sums, deficits);
-            }
-        } else {
-            let (tables, _) = rows.as_chunks::<ROWS>();
-            for (codes, table) in vectors.iter().zip(tables) {
-                let codes = isa.load_bytes(&codes.0);
-                sums = isa.add_saturating(sums, isa.look_up(table, codes));
-            }
-        }
-        let mut mask = isa.at_most(sums, found.cut);
         let first = block * BYTES;
+        let mut within = u64::MAX;
         if first < candidates.start {
-            mask &= u64::MAX << (candidates.start - first);
+            within &= u64::MAX << (candidates.start - first);
         }
         if candidates.end - first < BYTES {
-            mask &= !(u64::MAX << (candidates.end - first));
+            within &= !(u64::MAX << (candidates.end - first));
         }
-        if mask != 0 {
-            let mut deficits = [0; BYTES];
-            isa.store_bytes(sums, &mut deficits);
-            found.push(mask, first, &deficits);
-            if found.len >= check_at {
-                found.lower_cut();
-                check_at = found.len + found.len / 4 + BYTES;
+        for part in 0..I::PARTS {
+            let sums = sums_of_part::<I, ROWS>(isa, vectors, rows, part);
+            let mask = (isa.at_most(sums, found.cut) << (part * lanes)) & within;
+            if many | (mask != 0) {
+                isa.store_sums(sums, &mut deficits, part);
+                if I::PARTS > 1 {
+                    found.push::<2>(mask, first, &deficits);
+                } else {
+                    found.push::<{ Found::AT_ONCE }>(mask, first, &deficits);
+                }
             }
         }
+        if found.len >= check_at {
+            found.lower_cut(isa.simd());
+            check_at = found.len + found.len / 4 + BYTES;
+        }
     }
-    found.count();
+}
+
+/// The deficits of as many blocks as there is room for, `step` vectors apart.
+#[inline(always)]
+fn deficits_on<I: Isa, const ROWS: usize>(
+    isa: I,
+    vectors: &[ByteLanes],
+    per_block: usize,
+    step: usize,
+    rows: &[[u8; 16]],
+    deficits: &mut [[u16; BYTES]],
+) {
+    for (i, deficits) in deficits.iter_mut().enumerate() {
+        let vectors = &vectors[i * step..][..per_block];
+        for part in 0..I::PARTS {
+            let sums = sums_of_part::<I, ROWS>(isa, vectors, rows, part);
+            isa.store_sums(sums, deficits, part);
+        }
+    }
 }

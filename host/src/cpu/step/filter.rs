@@ -2,21 +2,32 @@
 //!
 //! With `M_j` the largest entry of sub-vector j's table and `t_j` a key's, the key lacks
 //! `D = sum(M_j - t_j)` of the largest sum. An entry's deficit is `floor((M_j - t_j) * scale)`, at most
-//! 255, and a key's the sum of its m entries', at most 255. So a deficit `Q` below 255 says
-//! `Q - delta <= D * scale < Q + m + delta`, delta for the rounding of the products, each below
-//! 256 * 2^-22; and `Q - delta <= D * scale` holds for 255 as well.
+//! [`MAX_ENTRY`], and a key's the sum `Q` of its m entries'. With delta for the rounding of the products,
+//! each below 256 * 2^-22, `Q - delta <= D * scale` always holds. While no entry was cut off at
+//! [`MAX_ENTRY`], `D * scale < Q + m + delta` holds too: always where the scale leaves room for the
+//! widest table, else where `Q` is below [`MAX_ENTRY`]. [`Filter::largest`] is the largest `Q` for
+//! which it holds; such a key's deficit is said to be exact.
 //!
-//! Let heavy_k keys have deficits of at most `T < 255`. Then the heavy_k-th best score is more than
-//! `sum(M_j) - (T + m + delta) / scale - E`, where `E = (m - 1) * 2^-24 * sum(max |t_j|) * 1.0001` bounds
-//! the rounding errors of a score (Higham 2002, section 4.2). A key at least as good has
-//! `D * scale < T + m + delta + 2 * E * scale`, and a deficit below
-//! `T + m + 2 * delta + 2 * E * scale`: at most `T + m` as long as the last two are at most 1. That is
+//! Let x have an exact deficit `Q`, and let y's score be at least as good. A score differs from
+//! `sum(M_j) - D` by at most `E = (m - 1) * 2^-24 * sum(max |t_j|) * 1.0001` (rounding errors of a sum:
+//! Higham 2002, section 4.2), so y has `D * scale < Q + m + delta + 2 * E * scale`, and a deficit below
+//! `Q + m + 2 * delta + 2 * E * scale`: at most `Q + m` as long as the last two are at most 1. That is
 //! the slack of [`Filter::slack`]; [`Filter::build`] chooses no scale for which it would not hold.
+//!
+//! Let now `T` be exact and the heavy_k-th smallest deficit.
+//!
+//! - A key with `Q > T + m` is worse than each of the heavy_k keys up to `T`: it is not listed.
+//! - A key with `Q + m < T` has fewer than heavy_k keys as good as itself, for those have deficits below
+//!   `T`: it is listed, whatever its score.
+//!
+//! Only the keys between have to be scored.
 
 use gpu_kernels::step::StepShape;
 
-use super::blocks::MAX_DEFICIT;
 use crate::cpu::simd::{Simd, on_each_isa};
+
+/// An entry's largest deficit.
+const MAX_ENTRY: u8 = u8::MAX;
 
 /// A row's tables of deficits.
 #[derive(Debug)]
@@ -25,7 +36,10 @@ pub(super) struct Filter {
     pub(super) rows: Vec<[u8; 16]>,
     /// The largest and the smallest entry of each sub-vector.
     extremes: Vec<[f32; 2]>,
-    bits: u32,
+    pub(super) bits: u32,
+    scale: f32,
+    /// The largest exact deficit.
+    pub(super) largest: u16,
 }
 
 impl Filter {
@@ -36,12 +50,14 @@ impl Filter {
             rows: vec![[0; 16]; rows],
             extremes: vec![[0.0; 2]; m],
             bits: shape.bits,
+            scale: 0.0,
+            largest: 0,
         }
     }
 
-    /// How much more than the heavy_k-th smallest deficit one of the best keys can have: m.
-    pub(super) fn slack(&self) -> u8 {
-        self.extremes.len() as u8
+    /// How much larger than a key's exact deficit that of a key as good can be: m.
+    pub(super) fn slack(&self) -> u16 {
+        self.extremes.len() as u16
     }
 
     /// Looks at the entries of `table` `[m, 2^bits]`; returns whether scores can be bounded: every sum
@@ -56,34 +72,54 @@ impl Filter {
         self.extremes.iter().map(largest).sum()
     }
 
-    /// The largest sum, and the range down to the smallest.
-    fn sum_and_range(&self) -> (f64, f64) {
-        self.extremes
-            .iter()
-            .fold((0.0, 0.0), |(sum, range), &[max, min]| {
-                let (max, min) = (f64::from(max), f64::from(min));
-                (sum + max, range + (max - min))
-            })
+    /// The finest scale for which the slack holds: 2 * E * scale <= 0.9, which leaves 0.1 for
+    /// 2 * delta <= m * 2^-13.
+    fn finest(&self) -> f64 {
+        let m = self.extremes.len() as f64;
+        0.9 / (2.0 * m * self.sum_of_absolutes() * 1.0001 / f64::from(1u32 << 24))
     }
 
-    /// Makes the deficits fine enough to tell scores from `worst` on apart; `None` for all scores. After
-    /// [`Filter::look_at`] said yes.
-    pub(super) fn build(&mut self, simd: Simd, table: &[f32], worst: Option<f32>) {
-        let m = self.extremes.len() as f64;
-        let (sum, range) = self.sum_and_range();
-        // A score's rounding may put it above the largest sum.
-        let range = worst.map_or(range, |worst| (sum - f64::from(worst)).clamp(0.0, range));
-        let usable = f64::from(MAX_DEFICIT - self.slack());
-        // 2 * E * scale <= 0.9, which leaves 0.1 for 2 * delta <= m * 2^-13.
-        let finest = 0.9 / (2.0 * m * self.sum_of_absolutes() * 1.0001 / f64::from(1u32 << 24));
-        let scale = (usable / range).min(finest);
+    /// The scale at which the widest table just fits: every deficit is exact.
+    fn widest(&self) -> f64 {
+        let range = |&[max, min]: &[f32; 2]| f64::from(max) - f64::from(min);
+        let widest = self.extremes.iter().map(range).fold(0.0, f64::max);
+        f64::from(MAX_ENTRY) / widest
+    }
+
+    /// Makes the deficits, all of them exact. After [`Filter::look_at`] said yes.
+    pub(super) fn build(&mut self, simd: Simd, table: &[f32]) {
+        self.build_at(simd, table, self.widest());
+    }
+
+    /// Makes the deficits so much finer that those up to `reach` just stay exact; returns whether that
+    /// makes a difference. After [`Filter::build`].
+    pub(super) fn refine(&mut self, simd: Simd, table: &[f32], reach: u16) -> bool {
+        let slack = f64::from(self.slack());
+        // A key with that deficit lacks less than `reach + slack + 1` at this scale, and has at most
+        // the room left at the next.
+        let room = f64::from(MAX_ENTRY - 1) - slack;
+        let finer = f64::from(self.scale) * room / (f64::from(reach) + slack + 1.0);
+        if finer.min(self.finest()) < 1.5 * f64::from(self.scale) {
+            return false;
+        }
+        self.build_at(simd, table, finer);
+        true
+    }
+
+    fn build_at(&mut self, simd: Simd, table: &[f32], scale: f64) {
+        let scale = scale.min(self.finest());
+        self.largest = if scale <= self.widest() {
+            i16::MAX as u16
+        } else {
+            u16::from(MAX_ENTRY) - 1
+        };
         // Entries that are all alike, or denormal: any scale is right that is a number.
-        let scale = (scale as f32).min(f32::MAX);
+        self.scale = (scale as f32).min(f32::MAX);
         deficits(
             simd,
             table,
             &self.extremes,
-            scale,
+            self.scale,
             self.bits,
             &mut self.rows,
         );
@@ -144,7 +180,8 @@ fn deficits_on<I>(
     rows: &mut [[u8; 16]],
 ) {
     // The conversion truncates, which is the floor, and saturates; no difference is negative or NaN.
-    let deficit = |max: f32, entry: f32| ((max - entry) * scale).min(255.0) as i32 as u8;
+    let deficit =
+        |max: f32, entry: f32| ((max - entry) * scale).min(f32::from(MAX_ENTRY)) as i32 as u8;
     let num_centroids = 1 << bits;
     let rows_each = (num_centroids / 16).max(1);
     let subvectors = table.chunks_exact(num_centroids).zip(extremes);
@@ -196,7 +233,7 @@ mod tests {
     }
 
     /// What the module's first lines claim, for keys of random codes: of two keys the better one's
-    /// deficit is at most the other's and m, whatever sizes the entries have and the scale was made for.
+    /// deficit is at most the other's and m, whatever sizes the entries have and however fine the scale.
     #[test]
     fn a_better_key_lacks_at_most_the_slack_more() {
         for simd in Simd::available() {
@@ -216,24 +253,24 @@ mod tests {
                     let score = |key: &[usize]| {
                         gpu_kernels::scores::score(m, |j| table[(j << bits) + key[j]])
                     };
-                    let mut scores: Vec<f32> = codes.chunks(m).map(score).collect();
-                    scores.sort_by(f32::total_cmp);
-                    for worst in [
-                        None,
-                        Some(scores[100]),
-                        Some(scores[190]),
-                        Some(scores[199]),
-                    ] {
-                        filter.build(simd, &table, worst);
+                    for reach in [None, Some(60), Some(20), Some(0)] {
+                        filter.build(simd, &table);
+                        if let Some(reach) = reach
+                            && !filter.refine(simd, &table, reach)
+                        {
+                            continue;
+                        }
                         let entry = |j: usize, code: usize| {
                             let rows = (1usize << bits).div_ceil(16);
-                            u32::from(filter.rows[j * rows + code / 16][code % 16])
+                            u16::from(filter.rows[j * rows + code / 16][code % 16])
                         };
-                        let deficit = |key: &[usize]| {
-                            let entries = key.iter().enumerate().map(|(j, &code)| entry(j, code));
-                            entries.sum::<u32>().min(255)
+                        let deficit = |key: &[usize]| -> u16 {
+                            key.iter()
+                                .enumerate()
+                                .map(|(j, &code)| entry(j, code))
+                                .sum()
                         };
-                        let mut keys: Vec<(f32, u32)> = codes
+                        let mut keys: Vec<(f32, u16)> = codes
                             .chunks(m)
                             .map(|key| (score(key), deficit(key)))
                             .collect();
@@ -242,16 +279,13 @@ mod tests {
                         let mut largest = 0;
                         for (score, deficit) in keys {
                             largest = largest.max(deficit);
-                            if deficit <= u32::from(MAX_DEFICIT - filter.slack()) {
+                            if deficit <= filter.largest {
                                 assert!(
-                                    largest <= deficit + u32::from(filter.slack()),
-                                    "m={m} bits={bits} size={size} {worst:?}: {score}"
+                                    largest <= deficit + filter.slack(),
+                                    "m={m} bits={bits} size={size} {reach:?}: {score}"
                                 );
                             } else {
-                                assert!(
-                                    worst.is_some(),
-                                    "the worst score has a deficit of its own"
-                                );
+                                assert!(reach.is_some(), "at first every deficit is exact");
                             }
                         }
                     }

@@ -7,6 +7,7 @@
 mod bitmap;
 mod blocks;
 mod filter;
+mod nth;
 mod row;
 mod tuples;
 

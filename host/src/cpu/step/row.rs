@@ -2,15 +2,16 @@
 
 use std::time::Instant;
 
-use gpu_kernels::order::rank;
+use gpu_kernels::order::order_key;
 use gpu_kernels::step::StepShape;
 use rayon::prelude::*;
 
 use super::StageTimes;
-use super::blocks::{Blocks, Found, cut};
+use super::blocks::{Blocks, Found, Search};
 use super::filter::Filter;
+use super::nth::{nth_largest, nth_smallest};
 use super::tuples::{self, Tuples};
-use crate::cpu::simd::Simd;
+use crate::cpu::simd::{BYTES, Simd};
 use crate::cpu::{index_list, lut, scores, top_k};
 use crate::index::KeyIndex;
 use crate::tensor::Queries;
@@ -87,7 +88,10 @@ pub(super) struct Worker {
     heavy_positions: Vec<i32>,
     tuples: Option<tuples::Room>,
     filter: Filter,
+    sample: [[u16; BYTES]; Blocks::SAMPLE],
     parts: Vec<Found>,
+    /// Codes and order keys of the candidates that a bound neither lists nor excludes.
+    doubtful: [Vec<u32>; 2],
     pub(super) times: StageTimes,
 }
 
@@ -114,12 +118,19 @@ impl Worker {
             table: vec![0.0; shape.table_len() as usize],
             scores: vec![0.0; capacity],
             ranks: [vec![0; capacity], vec![0; capacity]],
-            heavy_positions: vec![0; shape.heavy as usize],
+            // One more, which a candidate that is not listed overwrites.
+            heavy_positions: vec![0; shape.heavy as usize + 1],
             tuples: of_tuples.then(|| tuples::Room::new(shape)),
             filter: Filter::new(shape),
+            sample: [[0; BYTES]; Blocks::SAMPLE],
             parts: (0..parts)
                 .map(|_| Found::new(capacity.div_ceil(parts).next_multiple_of(64)))
                 .collect(),
+            doubtful: if of_tuples {
+                [Vec::new(), Vec::new()]
+            } else {
+                [vec![0; capacity + BATCH], vec![0; capacity + BATCH]]
+            },
             times: StageTimes::default(),
         }
     }
@@ -171,7 +182,12 @@ impl Worker {
             }
         }
         let before = Instant::now();
-        let length = index_list::index_list(shape, seq_len, &self.heavy_positions, positions);
+        let length = index_list::index_list(
+            shape,
+            seq_len,
+            &self.heavy_positions[..shape.heavy as usize],
+            positions,
+        );
         self.times.index_list += before.elapsed();
         length
     }
@@ -187,7 +203,7 @@ impl Worker {
             seq_len,
             &self.scores,
             &mut self.ranks,
-            &mut self.heavy_positions,
+            &mut self.heavy_positions[..shape.heavy as usize],
         );
         self.times.scores += middle - start;
         self.times.top_k += middle.elapsed();
@@ -211,69 +227,66 @@ impl Worker {
         self.times.top_k += middle.elapsed();
     }
 
-    /// A bound of every candidate's score, the score of those that it leaves, and the best of them.
+    /// A bound of every candidate's score, and the scores of those that it leaves in doubt.
     fn by_filter(&mut self, row: Row<'_>, blocks: &Blocks, heavy_k: usize) {
         let start = Instant::now();
         if !self.filter.look_at(row.simd, &self.table) {
             return self.plain(row);
         }
-        let worst = self.sampled_score(row, heavy_k);
-        let mut cut = self.scan(row, blocks, heavy_k, worst);
-        if cut.is_none() {
-            // The sample promised too much: deficits that reach down to the worst score.
-            cut = self.scan(row, blocks, heavy_k, None);
+        self.filter.build(row.simd, &self.table);
+        let mut cut = self.sampled_cut(row, blocks, heavy_k);
+        // A table much wider than what the best keys lack: finer deficits tell more of them apart.
+        for _ in 0..3 {
+            let reach = cut.saturating_sub(self.filter.slack());
+            if !self.filter.refine(row.simd, &self.table, reach) {
+                break;
+            }
+            cut = self.sampled_cut(row, blocks, heavy_k);
         }
-        let cut = cut.expect("every deficit is small enough");
+        let nth = self.scan(row, blocks, heavy_k, cut).unwrap_or_else(|| {
+            // The sample promised too much: exact deficits, and all of them.
+            self.filter.build(row.simd, &self.table);
+            self.scan(row, blocks, heavy_k, NO_CUT)
+                .expect("every deficit is exact and kept")
+        });
         let middle = Instant::now();
-
-        let [ranks, room] = &mut self.ranks;
-        let left = self.parts.iter().flat_map(|part| part.codes(cut));
-        let len = exact_ranks(row, &self.table, left, ranks);
-        top_k::take_best(&ranks[..len], room, &mut self.heavy_positions[..heavy_k]);
+        self.list(row, heavy_k, nth);
         self.times.scores += middle - start;
         self.times.top_k += middle.elapsed();
     }
 
-    /// A score that `heavy_k` candidates probably reach, from some of them; `None` where a bound should
-    /// reach down to the worst.
-    fn sampled_score(&mut self, row: Row<'_>, heavy_k: usize) -> Option<f32> {
-        const SIZE: usize = 256;
+    /// A deficit that those of the best `heavy_k` candidates probably do not exceed.
+    fn sampled_cut(&mut self, row: Row<'_>, blocks: &Blocks, heavy_k: usize) -> u16 {
         let candidates = top_k::candidate_codes(row.shape, row.seq_len);
-        let step = candidates.len() / SIZE;
-        let nth = sample_rank(heavy_k, candidates.len(), SIZE);
-        if nth >= SIZE {
-            return None;
+        let num_candidates = candidates.len();
+        let len = blocks.sample(row.simd, &self.filter, candidates, &mut self.sample);
+        let nth = sample_rank(heavy_k, num_candidates, len);
+        if nth >= len {
+            return NO_CUT;
         }
-        let mut sample = [0.0; SIZE];
-        for (i, scores) in sample.chunks_exact_mut(BATCH).enumerate() {
-            let batch = std::array::from_fn(|k| candidates.start + (i * BATCH + k) * step);
-            scores.copy_from_slice(&exact_scores(row, &self.table, &batch));
-        }
-        // The filter saw the table: no score is NaN.
-        let (_, &mut score, _) = sample.select_nth_unstable_by(nth, |a, b| b.total_cmp(a));
-        Some(score)
+        let sample = std::iter::once(&self.sample.as_flattened()[..len]);
+        nth_smallest(row.simd, sample, nth + 1, NO_CUT) + self.filter.slack()
     }
 
-    /// Scans all candidates for scores from `worst` on; the largest deficit that one of the best can
-    /// have, `None` if fewer than `heavy_k` are that good.
-    fn scan(
-        &mut self,
-        row: Row<'_>,
-        blocks: &Blocks,
-        heavy_k: usize,
-        worst: Option<f32>,
-    ) -> Option<u8> {
+    /// Scans all candidates for deficits up to `cut`; the `heavy_k`-th smallest, `None` if it is not known
+    /// that everything is kept that it needs.
+    fn scan(&mut self, row: Row<'_>, blocks: &Blocks, heavy_k: usize, cut: u16) -> Option<u16> {
         let Row { shape, simd, .. } = row;
-        self.filter.build(simd, &self.table, worst);
-        let (filter, slack) = (&self.filter, self.filter.slack());
+        let filter = &self.filter;
+        let search = Search {
+            heavy_k,
+            slack: filter.slack(),
+            largest: filter.largest,
+            cut,
+        };
         let candidates = top_k::candidate_codes(shape, row.seq_len);
         let per_part = candidates.len().div_ceil(self.parts.len());
         let scan_part = |(i, found): (usize, &mut Found)| {
             let end = candidates.end.min(candidates.start + (i + 1) * per_part);
             let start = end.min(candidates.start + i * per_part);
-            found.start(heavy_k, slack);
+            found.start(search);
             if start < end {
-                blocks.scan(simd, shape, filter, start..end, found);
+                blocks.scan(simd, filter, start..end, found);
             }
         };
         if let [part] = &mut self.parts[..] {
@@ -281,52 +294,93 @@ impl Worker {
         } else {
             self.parts.par_iter_mut().enumerate().for_each(scan_part);
         }
-        cut(self.parts.iter())
+        let deficits = self.parts.iter().map(Found::deficits);
+        if deficits.clone().map(<[u16]>::len).sum::<usize>() < heavy_k {
+            return None;
+        }
+        let nth = nth_smallest(simd, deficits, heavy_k, cut);
+        (nth <= filter.largest && nth + filter.slack() <= cut).then_some(nth)
+    }
+
+    /// Lists the best of those found, `nth` being the `heavy_k`-th smallest deficit.
+    fn list(&mut self, row: Row<'_>, heavy_k: usize, nth: u16) {
+        let slack = self.filter.slack();
+        let is_sure = |deficit: u16| deficit + slack < nth;
+        let is_doubtful = |deficit: u16| !is_sure(deficit) & (deficit <= nth + slack);
+        let [codes, keys] = &mut self.doubtful;
+        let (mut num_sure, mut len) = (0, 0);
+        for (code, deficit) in self.parts.iter().flat_map(Found::iter) {
+            codes[len] = code;
+            len += usize::from(is_doubtful(deficit));
+            num_sure += usize::from(is_sure(deficit));
+        }
+        score_keys(row, &self.table, &mut codes[..], len, keys);
+        let (least, larger) = nth_largest(row.simd, &keys[..len], heavy_k - num_sure);
+
+        let mut ties = heavy_k - num_sure - larger;
+        let first = row.shape.init_offset;
+        let (mut listed, mut next) = (0, 0);
+        // Who is listed cannot be predicted: no branch on it. Behind the last key is room.
+        for (code, deficit) in self.parts.iter().flat_map(Found::iter) {
+            let doubtful = is_doubtful(deficit);
+            let key = keys[next];
+            next += usize::from(doubtful);
+            let ties_here = doubtful & (key == least) & (ties > 0);
+            ties -= usize::from(ties_here);
+            self.heavy_positions[listed] = (first + code) as i32;
+            listed += usize::from(is_sure(deficit) | (doubtful & (key > least)) | ties_here);
+        }
+        debug_assert_eq!(listed, heavy_k);
     }
 }
 
-/// Writes the ranks of those codes; returns how many there are.
-fn exact_ranks(
-    row: Row<'_>,
-    table: &[f32],
-    codes: impl Iterator<Item = usize>,
-    ranks: &mut [u64],
-) -> usize {
-    let mut batch = [0; BATCH];
-    let mut len = 0;
-    let mut write = |batch: &[usize; BATCH], first: usize, end: usize| {
-        let scores = exact_scores(row, table, batch);
-        let batch = batch.iter().zip(scores);
-        for (rank_of, (&code, score)) in ranks[first..end].iter_mut().zip(batch) {
-            *rank_of = rank(score, row.shape.init_offset + code as u32);
-        }
-    };
-    for code in codes {
-        batch[len % BATCH] = code;
-        len += 1;
-        if len % BATCH == 0 {
-            write(&batch, len - BATCH, len);
-        }
+/// A cut that keeps every deficit.
+const NO_CUT: u16 = i16::MAX as u16;
+
+/// Writes the order keys of the scores of the first `len` of `codes`; both have room for a batch more.
+fn score_keys(row: Row<'_>, table: &[f32], codes: &mut [u32], len: usize, keys: &mut [u32]) {
+    // Any code will do to fill the last batch.
+    codes[len..len + BATCH].fill(0);
+    let batches = len.div_ceil(BATCH);
+    let (codes, _) = codes.as_chunks::<BATCH>();
+    let (keys, _) = keys.as_chunks_mut::<BATCH>();
+    let batches = codes.iter().zip(keys).take(batches);
+    match row.shape.bits {
+        1 => score_batches::<2>(row, table, batches),
+        2 => score_batches::<4>(row, table, batches),
+        3 => score_batches::<8>(row, table, batches),
+        4 => score_batches::<16>(row, table, batches),
+        5 => score_batches::<32>(row, table, batches),
+        6 => score_batches::<64>(row, table, batches),
+        7 => score_batches::<128>(row, table, batches),
+        _ => score_batches::<256>(row, table, batches),
     }
-    write(&batch, len - len % BATCH, len);
-    len
 }
 
 /// Keys scored side by side, so that no sum waits for its own last addition.
 const BATCH: usize = 8;
 
-/// `gpu_kernels::scores::score` of several keys.
-#[inline(always)]
-fn exact_scores(row: Row<'_>, table: &[f32], batch: &[usize; BATCH]) -> [f32; BATCH] {
+/// `gpu_kernels::scores::score` of several keys at a time, with tables of `CENTROIDS` entries.
+fn score_batches<'a, const CENTROIDS: usize>(
+    row: Row<'_>,
+    table: &[f32],
+    batches: impl Iterator<Item = (&'a [u32; BATCH], &'a mut [u32; BATCH])>,
+) {
     let m = row.shape.num_subvectors as usize;
-    let keys = batch.map(|code| &row.codes[code * m..(code + 1) * m]);
-    let mut entries = table.chunks_exact(1 << row.shape.bits);
-    let first = entries.next().expect("a key has a sub-vector");
-    let mut sums = keys.map(|key| first[usize::from(key[0])]);
-    for (j, entries) in entries.enumerate() {
-        for (sum, key) in sums.iter_mut().zip(keys) {
-            *sum += entries[usize::from(key[j + 1])];
+    let (entries, _) = table.as_chunks::<CENTROIDS>();
+    let (first, others) = entries.split_first().expect("a key has a sub-vector");
+    // The mask changes no code; it tells the compiler that every one is inside.
+    let entry = |entries: &[f32; CENTROIDS], code: u8| entries[usize::from(code) % CENTROIDS];
+    for (codes, keys) in batches {
+        // One key after the other: the processor overlaps the sums of several, and the compiler would
+        // pack those of a loop over keys into vectors, lane by lane.
+        for (key, &code) in keys.iter_mut().zip(codes) {
+            let row = &row.codes[code as usize * m..][..m];
+            let mut sum = entry(first, row[0]);
+            for (entries, &code) in others.iter().zip(&row[1..]) {
+                sum += entry(entries, code);
+            }
+            *key = order_key(sum);
         }
     }
-    sums
 }
