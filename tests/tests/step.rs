@@ -225,6 +225,7 @@ fn reference_shape_after_training(device: &Device) -> TestCaseResult {
         short_context: true,
         list_stride: 384,
         weights_stride: tokens + appended,
+        ..Shape::default()
     };
     let usual = |seed, len| Fill::usual(seed).floats(len);
     let data = usual(1, shape.groups() * tokens * shape.head_dim);

@@ -2,7 +2,7 @@
 
 use gpu_kernels::tuple_counts;
 use keysieve_tests::device::Device;
-use keysieve_tests::oracle::Shape;
+use keysieve_tests::oracle::{Aggregation, Shape};
 use keysieve_tests::strategies::{
     Budget, EncodeCase, Fill, LoopCase, Palette, StepCase, encode_cases, loop_cases, step_cases,
 };
@@ -14,6 +14,7 @@ use proptest::prelude::*;
 pub(crate) enum Stage {
     Lut,
     Scores,
+    Aggregate,
     TopK,
     IndexList,
     Weights,
@@ -46,6 +47,7 @@ pub(crate) fn cases() -> impl Strategy<Value = Case> {
     let stages = proptest::sample::select(vec![
         Stage::Lut,
         Stage::Scores,
+        Stage::Aggregate,
         Stage::TopK,
         Stage::IndexList,
         Stage::Weights,
@@ -99,6 +101,21 @@ fn small_format() -> impl Strategy<Value = Option<(usize, u32)>> {
     proptest::option::of(proptest::sample::select(fitting))
 }
 
+/// What a step does that only the kernels of single stages do.
+fn features(shape: &Shape) -> String {
+    let mut features = String::new();
+    if shape.aggregation != Aggregation::PerHead {
+        features += &format!(" {:?}", shape.aggregation);
+    }
+    for (is, name) in [
+        (shape.causal && shape.num_queries > 1, " causal"),
+        (shape.scores_stride > 0, " scores"),
+    ] {
+        features += if is { name } else { "" };
+    }
+    features
+}
+
 impl Case {
     /// Runs it; the name of what ran.
     pub(crate) fn run(&self, device: &Device) -> Result<String, TestCaseError> {
@@ -107,6 +124,7 @@ impl Case {
                 match stage {
                     Stage::Lut => checks::lut(device, case),
                     Stage::Scores => checks::scores(device, case),
+                    Stage::Aggregate => checks::aggregate(device, case),
                     Stage::TopK => checks::top_k(device, case),
                     Stage::IndexList => checks::index_list(device, case),
                     Stage::Weights => checks::weights(device, case),
@@ -128,8 +146,9 @@ impl Case {
                     Some(format!(" of {num} blocks"))
                 });
                 let blocks = blocks.unwrap_or_default();
+                let features = features(&case.shape);
                 let how = if by_graph { "graph" } else { "launches" };
-                Ok(format!("step {name}{blocks}, {how}"))
+                Ok(format!("step {name}{blocks}{features}, {how}"))
             }
         }
     }
