@@ -325,6 +325,14 @@ pub struct Budget {
 
 /// Steps with floats of any kind.
 pub fn step_cases(budget: Budget) -> impl Strategy<Value = StepCase> {
+    any_step_cases(budget).prop_map(|mut case| {
+        (case.shape.causal, case.shape.aggregation) = Default::default();
+        case
+    })
+}
+
+/// Steps that may be causal, or aggregate the scores of several heads.
+pub fn any_step_cases(budget: Budget) -> impl Strategy<Value = StepCase> {
     let shares = [0..=100usize, 0..=100usize];
     (
         heads(),
@@ -482,6 +490,16 @@ pub struct LoopCase {
 
 /// Decode loops.
 pub fn loop_cases(budget: Budget) -> impl Strategy<Value = LoopCase> {
+    any_loop_cases(budget).prop_map(|mut case| {
+        let shape = &mut case.shape;
+        (shape.causal, shape.aggregation) = Default::default();
+        shape.scores_stride = 0;
+        case
+    })
+}
+
+/// Decode loops, a third of them with what a fused step does not know.
+pub fn any_loop_cases(budget: Budget) -> impl Strategy<Value = LoopCase> {
     let appends = prop::collection::vec(
         prop_oneof![4 => 1..=3usize, 1 => select(vec![0usize, 31, 32, 33])],
         0..4,
@@ -492,7 +510,6 @@ pub fn loop_cases(budget: Budget) -> impl Strategy<Value = LoopCase> {
         fills(FINITE),
         fills(EVERY),
     );
-    // What a fused step does not know, in a third of the cases.
     let features = prop_oneof![
         2 => Just((false, Aggregation::PerHead, false)),
         1 => features(),

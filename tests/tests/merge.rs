@@ -11,7 +11,7 @@ use keysieve_tests::device::{Device, Suite, fail};
 use keysieve_tests::oracle::{Aggregation, Shape};
 use keysieve_tests::shapes::{index_parts, select_config};
 use keysieve_tests::steps::queries;
-use keysieve_tests::strategies::{Budget, LoopCase, Random, loop_cases};
+use keysieve_tests::strategies::{Budget, LoopCase, Random, any_loop_cases};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestCaseResult};
 
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 }
 
 fn cases() -> impl Strategy<Value = (LoopCase, u32, u64)> {
-    let case = loop_cases(Budget {
+    let case = any_loop_cases(Budget {
         elements: 1 << 13,
         components: true,
     });

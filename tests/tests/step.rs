@@ -10,7 +10,7 @@ use keysieve_tests::device::{CUDA, Device, Suite, check_same, fail};
 use keysieve_tests::oracle::{Context, Shape};
 use keysieve_tests::shapes::{index_parts, one_row, pq_config, select_config};
 use keysieve_tests::steps::{check_against_oracle, keys, queries};
-use keysieve_tests::strategies::{Budget, Fill, LoopCase, Palette, loop_cases};
+use keysieve_tests::strategies::{Budget, Fill, LoopCase, Palette, any_loop_cases};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 use rayon::ThreadPoolBuilder;
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 }
 
 fn cases() -> impl Strategy<Value = LoopCase> {
-    loop_cases(Budget {
+    any_loop_cases(Budget {
         elements: 1 << 16,
         components: true,
     })

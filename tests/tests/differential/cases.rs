@@ -4,7 +4,8 @@ use gpu_kernels::tuple_counts;
 use keysieve_tests::device::Device;
 use keysieve_tests::oracle::{Aggregation, Shape};
 use keysieve_tests::strategies::{
-    Budget, EncodeCase, Fill, LoopCase, Palette, StepCase, encode_cases, loop_cases, step_cases,
+    Budget, EncodeCase, Fill, LoopCase, Palette, StepCase, any_loop_cases, any_step_cases,
+    encode_cases,
 };
 use keysieve_tests::{checks, steps};
 use proptest::prelude::*;
@@ -53,7 +54,7 @@ pub(crate) fn cases() -> impl Strategy<Value = Case> {
         Stage::Weights,
     ]);
     prop_oneof![
-        5 => (stages, step_cases(budget(false)), step_cases(budget(true))).prop_map(
+        5 => (stages, any_step_cases(budget(false)), any_step_cases(budget(true))).prop_map(
             |(stage, plain, with_components)| {
                 let mut case = if stage == Stage::Lut { with_components } else { plain };
                 few_rows(&mut case.shape, 6);
@@ -62,7 +63,7 @@ pub(crate) fn cases() -> impl Strategy<Value = Case> {
             }
         ),
         1 => encode_cases(ELEMENTS).prop_map(Case::Codes),
-        4 => (loop_cases(budget(true)), any::<usize>(), any::<bool>(), small_format())
+        4 => (any_loop_cases(budget(true)), any::<usize>(), any::<bool>(), small_format())
             .prop_map(|(mut case, pick, by_graph, small)| {
                 few_rows(&mut case.shape, 1 + (pick >> 32) % 2);
                 // A window, without which no fused step fits, and often few bits.

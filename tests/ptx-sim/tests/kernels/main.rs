@@ -16,7 +16,7 @@ use keysieve::stages::Stages;
 use keysieve_tests::device::{check_same, fail, lens_u32, step_shape};
 use keysieve_tests::oracle::Shape;
 use keysieve_tests::strategies::{
-    Budget, EncodeCase, Fill, Palette, Random, StepCase, encode_cases, step_cases,
+    Budget, EncodeCase, Fill, Palette, Random, StepCase, any_step_cases, encode_cases,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 use proptest::prelude::*;
@@ -95,7 +95,7 @@ fn step(components: bool) -> impl Strategy<Value = (StepCase, u64)> {
         elements: 1 << 12,
         components,
     };
-    (step_cases(budget), any::<u64>())
+    (any_step_cases(budget), any::<u64>())
 }
 
 fn lut(file: &'static str, cases: u32) -> Result<(), Failed> {
