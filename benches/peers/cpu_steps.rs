@@ -137,6 +137,7 @@ fn steps(
         heavy,
         short_context: false,
         weights: false,
+        ..SelectConfig::default()
     };
     let heads = keys.num_kv_heads;
     let mut selector = Selector::new(&Backend::Cpu, index, select, heads, 1)?;

@@ -2,7 +2,7 @@
 //! the total order of (affinity descending, index ascending): see [`crate::codebook`].
 
 use crate::kernel::{In, Out};
-use crate::step::StepShape;
+use crate::step::{SequenceParams, StepShape};
 
 /// The code of sub-vector `subvector` of the key whose sub-vector begins at `new_keys[key_at]`: the
 /// warp's lanes take the group's centroids by turns.
@@ -111,11 +111,12 @@ kernel! {
     ///
     /// `centroids` `[groups, m, 2^bits, sub_dim]`, `half_norms` `[groups, m, 2^bits]`,
     /// `new_keys` `[groups, new_tokens, head_dim]`, which become tokens
-    /// `seq_lens + first_token ..` of their sequences, `seq_lens` `[rows]` before this step,
-    /// `codes` `[groups, code_capacity, m]`.
+    /// `seq_len + first_token ..` of their sequences, as many as those take; `sequences` `[batch]` before
+    /// this step, `page_table` `[batch, pages_per_sequence]` where the shape has pages,
+    /// `codes` `[groups, code_capacity, m]` or pages of them ([`StepShape::key_at`]).
     pub fn codes as Codes(
-        centroids: In<f32>, half_norms: In<f32>, new_keys: In<f32>, seq_lens: In<u32>,
-        codes: Out<u8>, first_token: u32, new_tokens: u32, shape: StepShape,
+        centroids: In<f32>, half_norms: In<f32>, new_keys: In<f32>, sequences: In<SequenceParams>,
+        page_table: In<u32>, codes: Out<u8>, first_token: u32, new_tokens: u32, shape: StepShape,
     );
     threads = 256; barriers = 0; shuffles = crate::collectives::REDUCE_MAX_U64;
     {
@@ -123,11 +124,12 @@ kernel! {
 
         let group = thread::block_idx_x();
         let m = shape.num_subvectors;
-        // SAFETY: one length for each row.
-        let seq_len = unsafe { seq_lens.get((group * shape.rows_per_group()) as usize) };
+        // SAFETY: one for each sequence.
+        let sequence = unsafe { sequences.get((group / shape.num_kv_heads) as usize) };
+        let taken = sequence.new_tokens.saturating_sub(first_token).min(new_tokens);
         let warps = thread::block_dim_x() / 32;
         let mut task = thread::block_idx_y() * warps + warp::warp_id();
-        while task < new_tokens * m {
+        while task < taken * m {
             let (token, subvector) = (task / m, task % m);
             let key_at = (group * new_tokens + token) as usize * shape.head_dim as usize
                 + subvector as usize * shape.sub_dim() as usize;
@@ -138,11 +140,15 @@ kernel! {
                 encode(&shape, group, subvector, centroids, half_norms, new_keys, key_at)
             };
 
-            // SAFETY: no other warp has this token and sub-vector.
-            unsafe {
-                if warp::lane_id() == 0 {
-                    store(&shape, group, seq_len + first_token + token, subvector, code, codes);
-                }
+            let position = sequence.seq_len + first_token + token;
+            let in_range = position >= sequence.init_offset
+                && position - sequence.init_offset < shape.code_capacity;
+            if warp::lane_id() == 0 && in_range {
+                // SAFETY: the position is inside the sequence's capacity, for which it has pages.
+                let page = |i: usize| unsafe { page_table.get(i) };
+                let key = shape.key_at(group, position, sequence.init_offset, page);
+                // SAFETY: no other warp has this token and sub-vector.
+                unsafe { codes.set(key * m as usize + subvector as usize, code) };
             }
             task += thread::grid_dim_y() * warps;
         }
@@ -150,10 +156,13 @@ kernel! {
 }
 
 kernel! {
-    /// Lets every row's context grow by the tokens whose codes were just written.
+    /// Lets every context grow by the tokens whose codes were just written: every row's copy of its length,
+    /// and every sequence.
     ///
-    /// Grid: blocks over `rows`. `seq_lens` `[rows]`.
-    pub fn advance as Advance(seq_lens: Out<u32>, new_tokens: u32, rows: u32);
+    /// Grid: blocks over `rows`, at least `batch`. `seq_lens` `[rows]`, `sequences` `[batch]`.
+    pub fn advance as Advance(
+        seq_lens: Out<u32>, sequences: Out<SequenceParams>, new_tokens: u32, rows: u32, batch: u32,
+    );
     threads = 256; barriers = 0; shuffles = 0;
     {
         use crate::device::thread;
@@ -162,6 +171,14 @@ kernel! {
         if i < rows {
             // SAFETY: i < rows, and each thread has its own.
             unsafe { seq_lens.set(i as usize, seq_lens.get(i as usize) + new_tokens) };
+        }
+        if i < batch {
+            // SAFETY: i < batch, and each thread has its own.
+            unsafe {
+                let mut sequence = sequences.get(i as usize);
+                sequence.seq_len += sequence.new_tokens.min(new_tokens);
+                sequences.set(i as usize, sequence);
+            }
         }
     }
 }

@@ -21,5 +21,11 @@ pub const INCLUSIVE_SUM_ONCE_BARRIERS: u32 = SYNC_THREADS;
 pub const SUM_WARP: u32 = 2 * WARP;
 /// Barriers in `block::sum`.
 pub const SUM_BARRIERS: u32 = 2 * SYNC_THREADS;
+/// Warp operations in `block::max`.
+pub const MAX_WARP: u32 = 2 * WARP;
+/// Barriers in `block::max`.
+pub const MAX_BARRIERS: u32 = 2 * SYNC_THREADS;
+/// Barriers in `block::tree_sum`.
+pub const TREE_SUM_BARRIERS: u32 = 3 * SYNC_THREADS;
 /// Words of shared memory that `block::inclusive_sum` works in, for blocks of up to 1024 threads.
 pub const SUM_WORDS: u32 = 32;

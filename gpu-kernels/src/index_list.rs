@@ -1,7 +1,7 @@
 //! The index list: sink, heavy and window positions of a row, ascending.
 
 use crate::kernel::{In, Out};
-use crate::step::StepShape;
+use crate::step::{SequenceParams, StepShape};
 
 /// Writes what of a row's list does not depend on scores: sink, window, padding and the length; in a context
 /// that is listed whole, everything. Block `block` of `num_blocks` writes its share.
@@ -48,20 +48,21 @@ pub(crate) unsafe fn write_fixed(
 kernel! {
     /// Writes every row's list, padded with -1, and its length.
     ///
-    /// Grid: rows. `heavy_positions` `[rows, heavy]` ascending, `seq_lens` `[rows]`,
+    /// Grid: rows. `heavy_positions` `[rows, heavy]` ascending, `sequences` `[batch]`,
     /// `positions` `[rows, list_stride]`, `lengths` `[rows]`.
     pub fn index_list as IndexList(
-        heavy_positions: In<i32>, seq_lens: In<u32>, positions: Out<i32>, lengths: Out<i32>,
-        shape: StepShape,
+        heavy_positions: In<i32>, sequences: In<SequenceParams>, positions: Out<i32>,
+        lengths: Out<i32>, shape: StepShape,
     );
     threads = 256; barriers = 0; shuffles = 0;
     {
         use crate::device::thread;
+        use crate::step::row_view;
 
         let row = thread::block_idx_x();
-        // SAFETY: one length for each row.
-        let regions = shape.regions(unsafe { seq_lens.get(row as usize) });
-        let heavy_k = regions.heavy_k(shape.heavy);
+        // SAFETY: one for each sequence.
+        let (own, regions) = unsafe { row_view(&shape, sequences, row) };
+        let heavy_k = regions.heavy_k(own.heavy);
         let list_len = regions.list_len(heavy_k);
         let mut i = thread::thread_idx_x();
         while i < shape.list_stride {

@@ -7,7 +7,8 @@
 //! Modules stand in data-flow order:
 //!
 //! ```text
-//! codebook -> codes -> lut -> scores -> top_k -> index_list -> weights
+//! codebook -> codes -> lut -> scores (-> aggregate) -> top_k -> index_list -> weights
+//!                                                      \-> heavy_scores
 //! ```
 #![no_std]
 #![cfg_attr(
@@ -37,8 +38,10 @@ pub mod float;
 pub mod order;
 pub mod step;
 
+pub mod aggregate;
 pub mod codebook;
 pub mod codes;
+pub mod heavy_scores;
 pub mod index_list;
 pub mod lut;
 pub mod scores;

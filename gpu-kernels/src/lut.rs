@@ -2,7 +2,7 @@
 
 use crate::float::fma;
 use crate::kernel::{In, Out};
-use crate::step::StepShape;
+use crate::step::{SequenceParams, StepShape};
 
 /// Partial sums of a [`table_entry`].
 pub const LANES: usize = 8;
@@ -47,8 +47,12 @@ kernel! {
     /// Builds every row's table, one thread an entry.
     ///
     /// Grid: (rows, blocks over the entries of a table). `centroids` `[groups, m, 2^bits, sub_dim]`,
-    /// `queries` `[rows, head_dim]`, `tables` `[rows, m, 2^bits]`.
-    pub fn lut as Lut(centroids: In<f32>, queries: In<f32>, tables: Out<f32>, shape: StepShape);
+    /// `queries` `[rows, head_dim]`, `sequences` `[batch]`, `tables` `[rows, m, 2^bits]`; where no sequence
+    /// is, none is built.
+    pub fn lut as Lut(
+        centroids: In<f32>, queries: In<f32>, sequences: In<SequenceParams>, tables: Out<f32>,
+        shape: StepShape,
+    );
     threads = 256; barriers = 0; shuffles = 0;
     {
         use crate::device::thread;
@@ -56,7 +60,9 @@ kernel! {
         let row = thread::block_idx_x();
         let table_len = shape.table_len();
         let entry = thread::block_idx_y() * thread::block_dim_x() + thread::thread_idx_x();
-        if entry >= table_len {
+        // SAFETY: one for each sequence.
+        let seq_len = unsafe { sequences.get(shape.batch_of_row(row) as usize) }.seq_len;
+        if entry >= table_len || seq_len == 0 {
             return;
         }
         let sub_dim = shape.sub_dim() as usize;

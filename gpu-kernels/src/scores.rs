@@ -1,7 +1,7 @@
 //! Scores: one f32 for each cached key, the sum of its codes' table entries.
 
 use crate::kernel::{In, Out};
-use crate::step::StepShape;
+use crate::step::{SequenceParams, StepShape};
 
 /// A key's score: its table entries added in sub-vector order, each addition rounded.
 #[inline(always)]
@@ -20,23 +20,25 @@ kernel! {
     /// Scores every candidate, one thread a key at a time.
     ///
     /// Grid: (rows, blocks over code_capacity by [`KEYS_PER_BLOCK`]). Dynamic shared memory: the
-    /// row's table. `tables` `[rows, m, 2^bits]`, `codes` `[groups, code_capacity, m]`,
-    /// `seq_lens` `[rows]`, `scores` `[rows, code_capacity]`; scores of codes that are no candidates
-    /// are left as they were.
+    /// row's table. `tables` `[rows, m, 2^bits]`, `codes` `[groups, code_capacity, m]`
+    /// or pages of them ([`StepShape::key_at`]), `sequences` `[batch]`,
+    /// `page_table` `[batch, pages_per_sequence]` where the shape has pages,
+    /// `scores` `[rows, code_capacity]`; scores of codes that are no candidates are left as they were.
     pub fn scores as Scores(
-        tables: In<f32>, codes: In<u8>, seq_lens: In<u32>, scores: Out<f32>, shape: StepShape,
+        tables: In<f32>, codes: In<u8>, sequences: In<SequenceParams>, page_table: In<u32>,
+        scores: Out<f32>, shape: StepShape,
     );
     threads = 256; barriers = crate::collectives::SYNC_THREADS; shuffles = 0;
     {
         use crate::device::{shared, thread};
+        use crate::step::row_view;
 
         let row = thread::block_idx_x();
-        // SAFETY: one length for each row.
-        let seq_len = unsafe { seq_lens.get(row as usize) };
-        let regions = shape.regions(seq_len);
-        let first = (regions.candidates_start - shape.init_offset)
+        // SAFETY: one for each sequence.
+        let (own, regions) = unsafe { row_view(&shape, sequences, row) };
+        let first = (regions.candidates_start - own.init_offset)
             .max(thread::block_idx_y() * KEYS_PER_BLOCK);
-        let end = (regions.candidates_end - shape.init_offset)
+        let end = (regions.candidates_end - own.init_offset)
             .min((thread::block_idx_y() + 1) * KEYS_PER_BLOCK)
             .min(shape.code_capacity);
         if first >= end {
@@ -56,12 +58,15 @@ kernel! {
         // SAFETY: the return above is uniform over the block.
         unsafe { thread::sync_threads() };
 
-        let group = shape.group_of_row(row) as usize;
+        let group = shape.group_of_row(row);
         let capacity = shape.code_capacity as usize;
         let m = shape.num_subvectors as usize;
         let mut key = first + thread::thread_idx_x();
         while key < end {
-            let codes_at = (group * capacity + key as usize) * m;
+            // SAFETY: a candidate's page is in the table.
+            let page = |i: usize| unsafe { page_table.get(i) };
+            let position = key + own.init_offset;
+            let codes_at = shape.key_at(group, position, own.init_offset, page) * m;
             // SAFETY: key < code_capacity, a code is below 2^bits, the table is written and the
             // barrier passed; each thread has its own keys.
             unsafe {

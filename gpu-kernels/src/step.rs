@@ -8,7 +8,7 @@
 /// `row = (batch * num_qo_heads + head) * num_queries + query`,
 /// `group = batch * num_kv_heads + kv_head`. Query heads share the codes of their group.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StepShape {
     /// Key-value heads of a sequence.
     pub num_kv_heads: u32,
@@ -38,6 +38,62 @@ pub struct StepShape {
     pub list_stride: u32,
     /// Weights that a row has room for; 0 when none are wanted.
     pub weights_stride: u32,
+    /// 1: query `i` of a head sees `num_queries - 1 - i` positions fewer than its sequence has; 0: all of
+    /// them see every position.
+    pub causal: u32,
+    /// How the scores of query heads that share keys become those of one list: one of the constants of
+    /// [`crate::aggregate`].
+    pub aggregation: u32,
+    /// Scores of heavy keys that a row has room for; 0 when none are wanted.
+    pub scores_stride: u32,
+    /// log2 of the positions of a page of codes; 0 where each group's codes stand in one piece.
+    pub page_bits: u32,
+    /// Pages of one sequence in the page table.
+    pub pages_per_sequence: u32,
+}
+
+/// One sequence of a batch: its length and its regions, which then take the place of the shape's. On the
+/// device an array of them, one a sequence, that the kernels of single stages read.
+///
+/// A caller may write it between two steps; the shape's own sizes are the most that buffers have room for.
+#[repr(C, align(16))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SequenceParams {
+    /// Positions of the context; 0: no sequence here, and no work for it.
+    pub seq_len: u32,
+    /// First quantised position.
+    pub init_offset: u32,
+    /// First positions, always listed.
+    pub sink: u32,
+    /// Last positions, always listed.
+    pub window: u32,
+    /// Best candidates listed, at most the shape's.
+    pub heavy: u32,
+    /// Contexts up to this length are listed whole; 0 switches the rule off.
+    pub short_context_limit: u32,
+    /// New keys that a step may append at most: of more that it brings, the others are not the sequence's.
+    pub new_tokens: u32,
+    /// Not used yet; 0.
+    pub reserved: u32,
+}
+
+impl SequenceParams {
+    /// Words of one element of the array.
+    pub const WORDS: usize = 8;
+
+    /// As words, in the order of the fields.
+    pub fn to_words(&self) -> [u32; Self::WORDS] {
+        [
+            self.seq_len,
+            self.init_offset,
+            self.sink,
+            self.window,
+            self.heavy,
+            self.short_context_limit,
+            self.new_tokens,
+            self.reserved,
+        ]
+    }
 }
 
 impl StepShape {
@@ -81,6 +137,85 @@ impl StepShape {
     #[inline(always)]
     pub fn group_of_row(&self, row: u32) -> u32 {
         row / self.rows_per_group()
+    }
+
+    /// A sequence of `seq_len` positions with the shape's own regions, which appends whatever a step brings.
+    pub fn sequence(&self, seq_len: u32) -> SequenceParams {
+        SequenceParams {
+            seq_len,
+            init_offset: self.init_offset,
+            sink: self.sink,
+            window: self.window,
+            heavy: self.heavy,
+            short_context_limit: self.short_context_limit,
+            new_tokens: u32::MAX,
+            reserved: 0,
+        }
+    }
+
+    /// The shape with a sequence's regions. Its `heavy` is no stride: that stays this shape's.
+    #[inline(always)]
+    pub fn with(&self, sequence: &SequenceParams) -> Self {
+        StepShape {
+            init_offset: sequence.init_offset,
+            sink: sequence.sink,
+            window: sequence.window,
+            heavy: sequence.heavy,
+            short_context_limit: sequence.short_context_limit,
+            ..*self
+        }
+    }
+
+    /// Positions that row `row` sees of a context of `seq_len`.
+    #[inline(always)]
+    pub fn visible(&self, row: u32, seq_len: u32) -> u32 {
+        let behind = self.num_queries - 1 - row % self.num_queries;
+        seq_len.saturating_sub(self.causal * behind)
+    }
+
+    /// Rows of lists of one sequence: those of one head for each key-value head where scores are
+    /// aggregated.
+    #[inline(always)]
+    pub fn of_lists(&self) -> Self {
+        let num_heads = if self.aggregation == crate::aggregate::PER_HEAD {
+            self.num_qo_heads
+        } else {
+            self.num_kv_heads
+        };
+        StepShape {
+            num_qo_heads: num_heads,
+            ..*self
+        }
+    }
+
+    /// Whether only the kernels of single stages do what is asked for.
+    pub fn needs_stages(&self) -> bool {
+        (self.causal != 0 && self.num_queries > 1)
+            || self.aggregation != crate::aggregate::PER_HEAD
+            || self.scores_stride > 0
+            || self.page_bits > 0
+    }
+
+    /// Where the key at `position` of a group stands among all keys with codes, given its sequence's
+    /// `init_offset` and the page table `[batch, pages_per_sequence]`. Pages are
+    /// `[num_pages, num_kv_heads, 2^page_bits]` keys.
+    #[inline(always)]
+    pub fn key_at(
+        &self,
+        group: u32,
+        position: u32,
+        init_offset: u32,
+        page_table: impl FnOnce(usize) -> u32,
+    ) -> usize {
+        if self.page_bits == 0 {
+            return group as usize * self.code_capacity as usize
+                + (position - init_offset) as usize;
+        }
+        let (batch, head) = (group / self.num_kv_heads, group % self.num_kv_heads);
+        let entry = batch as usize * self.pages_per_sequence as usize
+            + (position >> self.page_bits) as usize;
+        let page = page_table(entry) as usize * self.num_kv_heads as usize + head as usize;
+        (page << self.page_bits) + (position & ((1 << self.page_bits) - 1)) as usize
     }
 
     /// How a context of `seq_len` positions is divided.
@@ -152,4 +287,21 @@ impl Regions {
             (self.window_start + (i - self.sink_end - heavy_k)) as i32
         }
     }
+}
+
+/// A row's shape, with its sequence's regions, and how what it sees is divided.
+///
+/// # Safety
+/// `sequences` has an element for every sequence, and `row` is a row of one.
+#[cfg(target_arch = "nvptx64")]
+#[inline(always)]
+pub(crate) unsafe fn row_view(
+    shape: &StepShape,
+    sequences: crate::kernel::In<SequenceParams>,
+    row: u32,
+) -> (StepShape, Regions) {
+    // SAFETY: the caller's.
+    let sequence = unsafe { sequences.get(shape.batch_of_row(row) as usize) };
+    let own = shape.with(&sequence);
+    (own, own.regions(own.visible(row, sequence.seq_len)))
 }

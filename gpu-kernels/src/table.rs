@@ -1,7 +1,10 @@
 //! The table of all kernels: what the host loads, and what `cargo xtask` builds and checks.
 
 use crate::kernel::{KernelArgs, KernelInfo};
-use crate::{codes, index_list, lut, scores, select, select_tuples, top_k, tuple_counts, weights};
+use crate::{
+    aggregate, codes, heavy_scores, index_list, lut, scores, select, select_tuples, top_k,
+    tuple_counts, weights,
+};
 
 /// Every kernel of the crate, in data-flow order.
 pub const KERNELS: &[KernelInfo] = &[
@@ -10,10 +13,14 @@ pub const KERNELS: &[KernelInfo] = &[
     tuple_counts::TupleCounts::INFO,
     lut::Lut::INFO,
     scores::Scores::INFO,
+    aggregate::SoftmaxMax::INFO,
+    aggregate::SoftmaxSum::INFO,
+    aggregate::Aggregate::INFO,
     top_k::TopKHistogram::INFO,
     top_k::TopKDigit::INFO,
     top_k::TopKCount::INFO,
     top_k::TopKGather::INFO,
+    heavy_scores::HeavyScores::INFO,
     index_list::IndexList::INFO,
     weights::Weights::INFO,
     select::SelectSurvivors::INFO,

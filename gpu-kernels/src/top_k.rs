@@ -7,7 +7,7 @@
 //! keys are taken by ascending position, which is the order of the gathering itself.
 
 use crate::kernel::{In, Out};
-use crate::step::StepShape;
+use crate::step::{Regions, SequenceParams, StepShape};
 
 /// Digits of an order key, from the top: 11, 11 and 10 bits.
 pub const NUM_DIGITS: u32 = 3;
@@ -63,8 +63,7 @@ impl Cut {
 
 /// The range of a group's codes that block `block` of a row looks at, empty if `first >= end`.
 #[inline(always)]
-pub fn block_range(shape: &StepShape, seq_len: u32, block: u32) -> (u32, u32) {
-    let regions = shape.regions(seq_len);
+pub fn block_range(shape: &StepShape, regions: &Regions, block: u32) -> (u32, u32) {
     let start = regions.candidates_start - shape.init_offset;
     let end = (regions.candidates_end - shape.init_offset).min(shape.code_capacity);
     (
@@ -91,21 +90,22 @@ kernel! {
     /// Adds the candidates that agree with the cut so far to the row's histogram of digit `digit`.
     ///
     /// Grid: (rows, blocks over code_capacity by [`KEYS_PER_BLOCK`]). Dynamic shared memory:
-    /// [`NUM_BINS`] words. `scores` `[rows, code_capacity]`, `seq_lens` `[rows]`,
+    /// [`NUM_BINS`] words. `scores` `[rows, code_capacity]`, `sequences` `[batch]`,
     /// `cuts` `[rows, CUT_WORDS]` (not read for digit 0), `histograms` `[rows, NUM_BINS]` all zero.
     pub fn top_k_histogram as TopKHistogram(
-        scores: In<f32>, seq_lens: In<u32>, cuts: In<u32>, histograms: Out<u32>, digit: u32,
+        scores: In<f32>, sequences: In<SequenceParams>, cuts: In<u32>, histograms: Out<u32>, digit: u32,
         shape: StepShape,
     );
     threads = 256; barriers = 2 * crate::collectives::SYNC_THREADS; shuffles = 0;
     {
         use crate::device::{shared, thread};
         use crate::order::order_key;
+        use crate::step::row_view;
 
         let row = thread::block_idx_x();
-        // SAFETY: one length for each row.
-        let seq_len = unsafe { seq_lens.get(row as usize) };
-        let (first, end) = block_range(&shape, seq_len, thread::block_idx_y());
+        // SAFETY: one for each sequence.
+        let (own, regions) = unsafe { row_view(&shape, sequences, row) };
+        let (first, end) = block_range(&own, &regions, thread::block_idx_y());
         if first >= end {
             return; // the whole block together
         }
@@ -152,23 +152,27 @@ kernel! {
 kernel! {
     /// Chooses digit `digit` of every row's cut from its histogram, and clears the histogram.
     ///
-    /// Grid: rows. Dynamic shared memory: `SUM_WORDS` + [`CUT_WORDS`] words. `seq_lens` `[rows]`,
+    /// Grid: rows. Dynamic shared memory: `SUM_WORDS` + [`CUT_WORDS`] words. `sequences` `[batch]`,
     /// `histograms` `[rows, NUM_BINS]`, `cuts` `[rows, CUT_WORDS]`.
     pub fn top_k_digit as TopKDigit(
-        seq_lens: In<u32>, histograms: Out<u32>, cuts: Out<u32>, digit: u32, shape: StepShape,
+        sequences: In<SequenceParams>, histograms: Out<u32>, cuts: Out<u32>, digit: u32, shape: StepShape,
     );
     threads = 256; barriers = crate::collectives::INCLUSIVE_SUM_BARRIERS + crate::collectives::SYNC_THREADS;
     shuffles = crate::collectives::INCLUSIVE_SUM_SHUFFLES;
     {
         use crate::device::{block, shared, thread};
+        use crate::step::row_view;
 
         const BINS_PER_THREAD: u32 = NUM_BINS / 256;
         let row = thread::block_idx_x();
         let cut_at = (row * CUT_WORDS) as usize;
+        // SAFETY: one for each sequence.
+        let (own, regions) = unsafe { row_view(&shape, sequences, row) };
+        if regions.num_candidates() == 0 {
+            return; // the whole block together: no histogram, and nobody asks for the cut
+        }
         let cut = if digit == 0 {
-            // SAFETY: one length for each row.
-            let seq_len = unsafe { seq_lens.get(row as usize) };
-            Cut { key: 0, ties: shape.regions(seq_len).heavy_k(shape.heavy) }
+            Cut { key: 0, ties: regions.heavy_k(own.heavy) }
         } else {
             // SAFETY: the last digit's launch wrote the row's cut; it is written again by one thread
             // behind two barriers.
@@ -228,20 +232,24 @@ kernel! {
     /// Counts every block's candidates above the cut (upper 16 bits) and at it (lower 16 bits).
     ///
     /// Grid: (rows, blocks over code_capacity by [`KEYS_PER_BLOCK`]). Dynamic shared memory:
-    /// `SUM_WORDS` words. `scores` `[rows, code_capacity]`, `seq_lens` `[rows]`,
+    /// `SUM_WORDS` words. `scores` `[rows, code_capacity]`, `sequences` `[batch]`,
     /// `cuts` `[rows, CUT_WORDS]`, `counts` `[rows, blocks]`.
     pub fn top_k_count as TopKCount(
-        scores: In<f32>, seq_lens: In<u32>, cuts: In<u32>, counts: Out<u32>, shape: StepShape,
+        scores: In<f32>, sequences: In<SequenceParams>, cuts: In<u32>, counts: Out<u32>, shape: StepShape,
     );
     threads = 256; barriers = crate::collectives::INCLUSIVE_SUM_BARRIERS; shuffles = crate::collectives::INCLUSIVE_SUM_SHUFFLES;
     {
         use crate::device::{block, shared, thread};
         use crate::order::order_key;
+        use crate::step::row_view;
 
         let (row, block) = (thread::block_idx_x(), thread::block_idx_y());
-        // SAFETY: one length for each row.
-        let seq_len = unsafe { seq_lens.get(row as usize) };
-        let (first, end) = block_range(&shape, seq_len, block);
+        // SAFETY: one for each sequence.
+        let (own, regions) = unsafe { row_view(&shape, sequences, row) };
+        let (first, end) = block_range(&own, &regions, block);
+        if regions.num_candidates() == 0 {
+            return; // the whole block together: nobody asks for the counts
+        }
         let cut = read_cut(cuts, row);
         let row_at = row as usize * shape.code_capacity as usize;
 
@@ -267,21 +275,22 @@ kernel! {
     /// Writes the positions of the candidates taken, ascending.
     ///
     /// Grid and shared memory as for `top_k_count`. `scores` `[rows, code_capacity]`,
-    /// `seq_lens` `[rows]`, `cuts` `[rows, CUT_WORDS]`, `counts` `[rows, blocks]`,
+    /// `sequences` `[batch]`, `cuts` `[rows, CUT_WORDS]`, `counts` `[rows, blocks]`,
     /// `heavy_positions` `[rows, heavy]`, of which the first heavy_k are written.
     pub fn top_k_gather as TopKGather(
-        scores: In<f32>, seq_lens: In<u32>, cuts: In<u32>, counts: In<u32>,
+        scores: In<f32>, sequences: In<SequenceParams>, cuts: In<u32>, counts: In<u32>,
         heavy_positions: Out<i32>, shape: StepShape,
     );
     threads = 256; barriers = 3 * crate::collectives::INCLUSIVE_SUM_BARRIERS; shuffles = 3 * crate::collectives::INCLUSIVE_SUM_SHUFFLES;
     {
         use crate::device::{block, shared, thread};
         use crate::order::order_key;
+        use crate::step::row_view;
 
         let (row, block) = (thread::block_idx_x(), thread::block_idx_y());
-        // SAFETY: one length for each row.
-        let seq_len = unsafe { seq_lens.get(row as usize) };
-        let (first, end) = block_range(&shape, seq_len, block);
+        // SAFETY: one for each sequence.
+        let (own, regions) = unsafe { row_view(&shape, sequences, row) };
+        let (first, end) = block_range(&own, &regions, block);
         if first >= end {
             return; // the whole block together
         }
@@ -325,7 +334,7 @@ kernel! {
             if key > cut.key || (key == cut.key && at_cut < cut.ties) {
                 let slot = row as usize * shape.heavy as usize + (above + at_cut.min(cut.ties)) as usize;
                 // SAFETY: slots count the candidates taken, heavy_k <= heavy in all, each its own.
-                unsafe { heavy_positions.set(slot, (candidate + shape.init_offset) as i32) };
+                unsafe { heavy_positions.set(slot, (candidate + own.init_offset) as i32) };
             }
             above += u32::from(key > cut.key);
             at_cut += u32::from(key == cut.key);

@@ -200,6 +200,10 @@ fn step_shape(shape: &Shape) -> StepShape {
         short_context_limit: shape.short_context_limit() as u32,
         list_stride: shape.list_stride as u32,
         weights_stride: shape.weights_stride as u32,
+        causal: u32::from(shape.causal),
+        aggregation: shape.aggregation as u32,
+        scores_stride: shape.scores_stride as u32,
+        ..StepShape::default()
     }
 }
 
@@ -224,6 +228,7 @@ fn any_shape(random: &mut Random) -> (Shape, usize) {
         short_context: small(4) == 0,
         list_stride: 100,
         weights_stride: 0,
+        ..Shape::default()
     };
     (shape, seq_len)
 }
@@ -349,7 +354,7 @@ fn blocks_share_out_the_candidates() {
         let candidates: Vec<i64> = (start as i64..end).collect();
         let mut shared: Vec<i64> = Vec::new();
         for block in 0..8 {
-            let (first, end) = block_range(&step, seq_len as u32, block);
+            let (first, end) = block_range(&step, &step.regions(seq_len as u32), block);
             assert!(end.saturating_sub(first) <= top_k::KEYS_PER_BLOCK);
             shared.extend(i64::from(first)..i64::from(end));
         }

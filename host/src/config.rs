@@ -1,5 +1,8 @@
 //! What a user chooses: the format of the codes, how they are trained, what a step selects.
 
+use gpu_kernels::aggregate;
+use gpu_kernels::step::StepShape;
+
 use crate::error::{Error, Result};
 
 /// Largest supported `head_dim`.
@@ -142,6 +145,48 @@ impl Default for TrainConfig {
     }
 }
 
+/// Whose lists a step gives where several query heads share the keys of one key-value head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Aggregation {
+    /// A list for each query head, by its own scores.
+    #[default]
+    PerHead,
+    /// A list for each key-value head, by the sum over its query heads of the softmax over all candidates of
+    /// score / sqrt(head_dim): the rule of the PQCache paper. A NaN score is left out of its head's softmax
+    /// and makes its candidate come last.
+    SoftmaxSum,
+    /// A list for each key-value head, by the largest score; NaN counts if all are.
+    Max,
+    /// A list for each key-value head, by the mean score; a candidate with a NaN score comes last.
+    Mean,
+}
+
+impl Aggregation {
+    /// Every one.
+    pub const ALL: [Aggregation; 4] = [
+        Aggregation::PerHead,
+        Aggregation::SoftmaxSum,
+        Aggregation::Max,
+        Aggregation::Mean,
+    ];
+
+    /// Its number in [`gpu_kernels::step::StepShape`].
+    pub(crate) fn code(self) -> u32 {
+        match self {
+            Aggregation::PerHead => aggregate::PER_HEAD,
+            Aggregation::SoftmaxSum => aggregate::SOFTMAX,
+            Aggregation::Max => aggregate::MAX,
+            Aggregation::Mean => aggregate::MEAN,
+        }
+    }
+}
+
+/// What scores are multiplied by before a softmax: 1 / sqrt(head_dim).
+pub(crate) fn softmax_scale(shape: &StepShape) -> f32 {
+    1.0 / (shape.head_dim as f32).sqrt()
+}
+
 /// What one step lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SelectConfig {
@@ -155,10 +200,19 @@ pub struct SelectConfig {
     pub short_context: bool,
     /// Also give dense weights: 1.0 at listed positions, 0.0 elsewhere.
     pub weights: bool,
+    /// Several queries of a head see the context grow: query `i` sees
+    /// `seq_len - num_queries + i + 1` positions, none where that is less than one. Off, every query sees
+    /// all `seq_len`.
+    pub causal: bool,
+    /// Whose lists there are.
+    pub aggregation: Aggregation,
+    /// Also give the heavy positions' scores: to merge lists of several shards of a context.
+    pub scores: bool,
 }
 
 impl Default for SelectConfig {
-    /// The reference workload's: sink = window = heavy = 128, short contexts listed whole, no weights.
+    /// The reference workload's: sink = window = heavy = 128, short contexts listed whole, a list for each
+    /// query head, nothing else.
     fn default() -> Self {
         SelectConfig {
             sink: 128,
@@ -166,6 +220,9 @@ impl Default for SelectConfig {
             heavy: 128,
             short_context: true,
             weights: false,
+            causal: false,
+            aggregation: Aggregation::PerHead,
+            scores: false,
         }
     }
 }

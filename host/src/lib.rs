@@ -35,6 +35,8 @@ pub mod tensor;
 
 pub mod backend;
 pub mod index;
+pub mod merge;
+
 pub mod selection;
 pub mod selector;
 
@@ -45,9 +47,11 @@ pub mod quality;
 pub mod stages;
 
 pub use backend::{AutoBackend, Backend};
-pub use config::{Metric, PqConfig, SelectConfig, TrainConfig};
+pub use config::{Aggregation, Metric, PqConfig, SelectConfig, TrainConfig};
 pub use error::{Error, Result};
 pub use index::{IndexParts, KeyIndex};
+
+pub use merge::{merge_selections, shard_config};
 pub use selection::Selection;
 pub use selector::Selector;
 pub use tensor::{Keys, Queries};

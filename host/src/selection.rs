@@ -1,12 +1,13 @@
 //! [`Selection`]: the result of a step.
 
-use gpu_kernels::step::StepShape;
+use gpu_kernels::step::{Regions, StepShape};
 
-/// The positions that every (batch, query head, query) attends to.
+/// The positions that every (batch, query head, query) attends to, or every (batch, key-value head, query)
+/// where scores are aggregated.
 ///
 /// A row's list is strictly ascending, `lengths` says how long it is, and the rest of its stride is
 /// -1. Buffers are made once by the selector and written again by every step.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Selection {
     pub(crate) batch: usize,
     pub(crate) num_qo_heads: usize,
@@ -19,12 +20,52 @@ pub struct Selection {
     pub(crate) positions: Vec<i32>,
     pub(crate) lengths: Vec<i32>,
     pub(crate) weights: Vec<f32>,
+    pub(crate) has_scores: bool,
+    /// The shape of the step, of lists.
+    pub(crate) shape: StepShape,
+    /// `[rows, heavy]` where scores were asked for, ascending.
+    pub(crate) heavy_positions: Vec<i32>,
+    /// `[rows, heavy]`.
+    pub(crate) heavy_scores: Vec<f32>,
+}
+
+/// Whether they list the same; of scores, one NaN is as good as another.
+impl PartialEq for Selection {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+        self.shape() == other.shape()
+            && self.seq_len == other.seq_len
+            && self.list_stride == other.list_stride
+            && self.positions == other.positions
+            && self.lengths == other.lengths
+            && self.has_weights == other.has_weights
+            && self.weights_stride == other.weights_stride
+            && self.weights == other.weights
+            && self.has_scores == other.has_scores
+            && self
+                .rows()
+                .all(|row| self.heavy_of_row(row).0 == other.heavy_of_row(row).0)
+            && self.rows().all(|row| {
+                let scores = self.heavy_of_row(row).1.iter();
+                scores.zip(other.heavy_of_row(row).1).all(same)
+            })
+    }
 }
 
 impl Selection {
-    pub(crate) fn new(shape: &StepShape, batch: usize, has_weights: bool) -> Self {
+    pub(crate) fn new(
+        shape: &StepShape,
+        batch: usize,
+        has_weights: bool,
+        has_scores: bool,
+    ) -> Self {
+        let shape = &shape.of_lists();
         let rows = batch * shape.rows_per_batch() as usize;
         Selection {
+            has_scores,
+            shape: *shape,
+            heavy_positions: vec![-1; rows * shape.scores_stride as usize],
+            heavy_scores: vec![0.0; rows * shape.scores_stride as usize],
             batch,
             num_qo_heads: shape.num_qo_heads as usize,
             num_queries: shape.num_queries as usize,
@@ -38,7 +79,8 @@ impl Selection {
         }
     }
 
-    /// `[batch, num_qo_heads, num_queries]`.
+    /// `[batch, num_qo_heads, num_queries]`; with [`Aggregation`](crate::Aggregation), `num_kv_heads` in
+    /// their place.
     pub fn shape(&self) -> [usize; 3] {
         [self.batch, self.num_qo_heads, self.num_queries]
     }
@@ -76,6 +118,33 @@ impl Selection {
         let start = self.row(batch, head, query) * self.weights_stride;
         self.has_weights
             .then(|| &self.weights[start..start + self.seq_len])
+    }
+
+    /// Heavy positions of one row, ascending, and the score of each; `None` when the configuration did not
+    /// ask for scores. A context that is listed whole has them too.
+    pub fn heavy(&self, batch: usize, head: usize, query: usize) -> Option<(&[i32], &[f32])> {
+        let row = self.row(batch, head, query);
+        self.has_scores.then(|| self.heavy_of_row(row))
+    }
+
+    fn rows(&self) -> std::ops::Range<usize> {
+        0..self.lengths.len()
+    }
+
+    /// How the context of a row is divided.
+    pub(crate) fn regions(&self, row: usize) -> Regions {
+        let shape = &self.shape;
+        shape.regions(shape.visible(row as u32, self.seq_len as u32))
+    }
+
+    pub(crate) fn heavy_of_row(&self, row: usize) -> (&[i32], &[f32]) {
+        let stride = self.shape.scores_stride as usize;
+        let heavy_k = self.regions(row).heavy_k(stride as u32) as usize;
+        let range = row * stride..row * stride + heavy_k;
+        (
+            &self.heavy_positions[range.clone()],
+            &self.heavy_scores[range],
+        )
     }
 
     fn row(&self, batch: usize, head: usize, query: usize) -> usize {

@@ -45,7 +45,7 @@ impl Selector {
     ) -> Result<Self> {
         config.validate()?;
         let shape = step_shape(&index, &config, num_qo_heads, num_queries)?;
-        let selection = Selection::new(&shape, index.batch(), config.weights);
+        let selection = Selection::new(&shape, index.batch(), config.weights, config.scores);
         let engine = match backend {
             Backend::Cpu => Engine::Cpu(Box::new(cpu::step::Step::new(index, shape))),
             Backend::Cuda(device) => {
@@ -232,5 +232,14 @@ pub(crate) fn step_shape(
         } else {
             0
         },
+        causal: u32::from(config.causal),
+        aggregation: config.aggregation.code(),
+        scores_stride: if config.scores {
+            config.heavy as u32
+        } else {
+            0
+        },
+        page_bits: 0,
+        pages_per_sequence: 0,
     })
 }

@@ -36,6 +36,10 @@ pub trait Stages {
         codes: &[u8],
     ) -> Result<Vec<f32>>;
 
+    /// Aggregates `[batch, num_kv_heads, num_queries, code_capacity]` of `scores` `[rows, code_capacity]`, by
+    /// the shape's rule; 0 where a code is no candidate.
+    fn aggregate(&self, shape: &StepShape, seq_lens: &[u32], scores: &[f32]) -> Result<Vec<f32>>;
+
     /// Heavy positions `[rows, heavy]`, ascending, of `scores` `[rows, code_capacity]`; -1 behind
     /// the row's heavy_k.
     fn top_k(&self, shape: &StepShape, seq_lens: &[u32], scores: &[f32]) -> Result<Vec<i32>>;

@@ -3,7 +3,7 @@
 use proptest::test_runner::TestCaseResult;
 
 use crate::device::{Device, lens_u32, step_shape};
-use crate::oracle;
+use crate::oracle::{self, Aggregation};
 use crate::strategies::{EncodeCase, Random, StepCase};
 
 /// New keys' codes; those that were there before must stay.
@@ -66,6 +66,19 @@ pub fn scores(device: &Device, case: StepCase) -> TestCaseResult {
     })
 }
 
+/// Aggregates of scores; of shapes that have lists for each query head, their softmax.
+pub fn aggregate(device: &Device, case: StepCase) -> TestCaseResult {
+    let mut shape = case.shape;
+    if shape.aggregation == Aggregation::PerHead {
+        shape.aggregation = Aggregation::Softmax;
+    }
+    let scores = case.floats.floats(shape.num_rows() * shape.code_capacity);
+    let expected = oracle::aggregate(&shape, &case.seq_lens, &scores);
+    device.check(&expected, |stages| {
+        stages.aggregate(&step_shape(&shape), &lens_u32(&case.seq_lens), &scores)
+    })
+}
+
 /// Heavy positions of scores.
 pub fn top_k(device: &Device, case: StepCase) -> TestCaseResult {
     let shape = &case.shape;
@@ -73,7 +86,10 @@ pub fn top_k(device: &Device, case: StepCase) -> TestCaseResult {
     // Scores of codes that are no candidates would win, were they looked at.
     for (row, (batch, _)) in shape.rows().into_iter().enumerate() {
         for key in 0..shape.code_capacity {
-            if !shape.is_candidate(shape.init_offset + key, case.seq_lens[batch]) {
+            if !shape.is_candidate(
+                shape.init_offset + key,
+                shape.visible(row, case.seq_lens[batch]),
+            ) {
                 scores[row * shape.code_capacity + key] = f32::INFINITY;
             }
         }

@@ -5,8 +5,22 @@
 
 use std::cmp::Ordering;
 
+/// How scores of query heads that share keys become those of one list; the numbers are the kernels'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Aggregation {
+    /// Every head has a list of its own.
+    #[default]
+    PerHead = 0,
+    /// The sum of the heads' softmax.
+    Softmax = 1,
+    /// The largest score.
+    Max = 2,
+    /// The mean score.
+    Mean = 3,
+}
+
 /// Sizes of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Shape {
     /// Sequences.
     pub batch: usize,
@@ -38,9 +52,36 @@ pub struct Shape {
     pub list_stride: usize,
     /// Weights a row has room for.
     pub weights_stride: usize,
+    /// Whether query `i` sees only `seq_len - num_queries + i + 1` positions.
+    pub causal: bool,
+    /// Whose lists there are.
+    pub aggregation: Aggregation,
+    /// Scores of heavy keys a row has room for: `heavy`, or 0 when none are wanted.
+    pub scores_stride: usize,
 }
 
 impl Shape {
+    /// Positions that a row sees of a sequence.
+    pub fn visible(&self, row: usize, seq_len: usize) -> usize {
+        if self.causal {
+            let query = row % self.num_queries;
+            (seq_len + query + 1).saturating_sub(self.num_queries)
+        } else {
+            seq_len
+        }
+    }
+
+    /// The shape whose rows are the lists': one head for each key-value head where scores are aggregated.
+    pub fn lists(&self) -> Shape {
+        Shape {
+            group_size: match self.aggregation {
+                Aggregation::PerHead => self.group_size,
+                _ => 1,
+            },
+            ..*self
+        }
+    }
+
     /// (batch, group) of every row.
     pub fn rows(&self) -> Vec<(usize, usize)> {
         let mut rows = Vec::new();
@@ -239,7 +280,7 @@ pub fn scores(shape: &Shape, seq_lens: &[usize], tables: &[f32], codes: &[u8]) -
     for (row, (batch, group)) in shape.rows().into_iter().enumerate() {
         let table = &tables[row * m * num_centroids..][..m * num_centroids];
         for key in 0..shape.code_capacity {
-            if !shape.is_candidate(shape.init_offset + key, seq_lens[batch]) {
+            if !shape.is_candidate(shape.init_offset + key, shape.visible(row, seq_lens[batch])) {
                 scores.push(0.0);
                 continue;
             }
@@ -251,12 +292,99 @@ pub fn scores(shape: &Shape, seq_lens: &[usize], tables: &[f32], codes: &[u8]) -
     scores
 }
 
+/// `e` to `x`, for `x <= 0`: the nearest whole multiple of ln 2 taken off in two parts, a Taylor polynomial
+/// of degree 7 of what is left, one fused multiply-add a term, times a power of two; 0 below -87.
+pub fn exp(x: f32) -> f32 {
+    if x.is_nan() {
+        return x;
+    }
+    if x < -87.0 {
+        return 0.0;
+    }
+    // As one fused multiply-add with 1.5 * 2^23 rounds it.
+    let n = x.mul_add(std::f32::consts::LOG2_E, 12582912.0) - 12582912.0;
+    let r = n.mul_add(2.121_944_4e-4, n.mul_add(-0.693_359_4, x));
+    let mut sum = 1.0 / 5040.0;
+    for factorial in [720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0] {
+        sum = r.mul_add(sum, 1.0 / factorial);
+    }
+    sum * 2.0f32.powi(n as i32)
+}
+
+/// The sum in 256 lanes, which are then halved.
+pub fn tree_sum(numbers: &[Option<f32>]) -> f32 {
+    let lane = |lane| numbers.iter().skip(lane).step_by(256).flatten();
+    let mut lanes: Vec<f32> = (0..256).map(|i| lane(i).fold(0.0, |a, b| a + b)).collect();
+    while lanes.len() > 1 {
+        let upper = lanes.split_off(lanes.len() / 2);
+        lanes = lanes.iter().zip(upper).map(|(a, b)| a + b).collect();
+    }
+    lanes[0]
+}
+
+/// The softmax of `scores` over sqrt(head_dim): the sum in chunks of 1024. NaN stays NaN and counts for
+/// nothing else.
+pub fn softmax(scores: &[f32], head_dim: usize) -> Vec<f32> {
+    let numbers = scores.iter().copied().filter(|score| !score.is_nan());
+    let max = numbers.fold(f32::NEG_INFINITY, f32::max);
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let exponential = |score: f32| match score {
+        score if score == max => 1.0,
+        score => exp((score - max) * scale),
+    };
+    let exponentials: Vec<f32> = scores.iter().map(|&score| exponential(score)).collect();
+    let number = |e: &f32| (!e.is_nan()).then_some(*e);
+    let chunk = |chunk: &[f32]| tree_sum(&chunk.iter().map(number).collect::<Vec<_>>());
+    let sums: Vec<Option<f32>> = exponentials.chunks(1024).map(|c| Some(chunk(c))).collect();
+    let sum = tree_sum(&sums);
+    exponentials.iter().map(|e| e / sum).collect()
+}
+
+/// Aggregates `[rows of lists, code_capacity]` of `scores` `[rows, code_capacity]`; 0 for no candidate.
+pub fn aggregate(shape: &Shape, seq_lens: &[usize], scores: &[f32]) -> Vec<f32> {
+    let (capacity, heads) = (shape.code_capacity, shape.group_size);
+    let mut aggregates = Vec::new();
+    for (list, (batch, group)) in shape.lists().rows().into_iter().enumerate() {
+        let query = list % shape.num_queries;
+        let seq_len = shape.visible(query, seq_lens[batch]);
+        let candidates: Vec<usize> = (0..capacity)
+            .filter(|key| shape.is_candidate(shape.init_offset + key, seq_len))
+            .collect();
+        let of_head = |head: usize| -> Vec<f32> {
+            let row = (group * heads + head) * shape.num_queries + query;
+            let scores = candidates.iter().map(|key| scores[row * capacity + key]);
+            scores.collect()
+        };
+        let mut rows: Vec<Vec<f32>> = (0..heads).map(of_head).collect();
+        if shape.aggregation == Aggregation::Softmax {
+            rows.iter_mut()
+                .for_each(|row| *row = softmax(row, shape.head_dim));
+        }
+        let mut of_list = vec![0.0; capacity];
+        for (i, &key) in candidates.iter().enumerate() {
+            let of_heads = || rows.iter().map(|row| row[i]);
+            let sum = || of_heads().reduce(|a, b| a + b).expect("a head");
+            of_list[key] = match shape.aggregation {
+                Aggregation::Max => {
+                    let first = of_heads().enumerate().map(|(head, score)| (score, head));
+                    first.min_by(|&a, &b| order(a, b)).expect("a head").0
+                }
+                Aggregation::Mean => sum() / heads as f32,
+                _ => sum(),
+            };
+        }
+        aggregates.extend(of_list);
+    }
+    aggregates
+}
+
 /// Heavy positions `[rows, heavy]`, ascending, padded with -1: everything is sorted, contract point 2.
 pub fn top_k(shape: &Shape, seq_lens: &[usize], scores: &[f32]) -> Vec<i32> {
     let mut heavy = Vec::new();
     for (row, (batch, _)) in shape.rows().into_iter().enumerate() {
-        let mut candidates: Vec<(f32, usize)> = (shape.init_offset..seq_lens[batch])
-            .filter(|&p| shape.is_candidate(p, seq_lens[batch]))
+        let seq_len = shape.visible(row, seq_lens[batch]);
+        let mut candidates: Vec<(f32, usize)> = (shape.init_offset..seq_len)
+            .filter(|&p| shape.is_candidate(p, seq_len))
             .map(|p| (scores[row * shape.code_capacity + p - shape.init_offset], p))
             .collect();
         candidates.sort_by(|&a, &b| order(a, b));
@@ -274,7 +402,7 @@ pub fn top_k(shape: &Shape, seq_lens: &[usize], scores: &[f32]) -> Vec<i32> {
 pub fn index_list(shape: &Shape, seq_lens: &[usize], heavy: &[i32]) -> (Vec<i32>, Vec<i32>) {
     let (mut lists, mut lengths) = (Vec::new(), Vec::new());
     for (row, (batch, _)) in shape.rows().into_iter().enumerate() {
-        let seq_len = seq_lens[batch];
+        let seq_len = shape.visible(row, seq_lens[batch]);
         let whole = seq_len <= shape.short_context_limit();
         let mut listed: Vec<bool> = (0..seq_len)
             .map(|p| whole || p < shape.sink || p + shape.window >= seq_len)
@@ -326,6 +454,10 @@ pub struct Selected {
     pub lengths: Vec<i32>,
     /// `[rows, weights_stride]`.
     pub weights: Vec<f32>,
+    /// `[rows, heavy]`, padded with -1.
+    pub heavy: Vec<i32>,
+    /// Their scores, padded with 0.
+    pub heavy_scores: Vec<f32>,
 }
 
 impl Context {
@@ -341,14 +473,25 @@ impl Context {
         let shape = &self.shape;
         let seq_lens = vec![self.seq_len; shape.batch];
         let tables = lut(shape, &self.centroids, queries);
-        let scores = scores(shape, &seq_lens, &tables, &self.codes);
+        let mut scores = scores(shape, &seq_lens, &tables, &self.codes);
+        if shape.aggregation != Aggregation::PerHead {
+            scores = aggregate(shape, &seq_lens, &scores);
+        }
+        let shape = &shape.lists();
         let heavy = top_k(shape, &seq_lens, &scores);
         let (positions, lengths) = index_list(shape, &seq_lens, &heavy);
         let weights = weights(shape, &positions, &lengths);
+        let score = |(i, &p): (usize, &i32)| match usize::try_from(p) {
+            Ok(p) => scores[i / shape.heavy * shape.code_capacity + p - shape.init_offset],
+            Err(_) => 0.0,
+        };
+        let heavy_scores = heavy.iter().enumerate().map(score).collect();
         Selected {
             positions,
             lengths,
             weights,
+            heavy,
+            heavy_scores,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The smallest shape, and what the library is told of a shape.
 
-use keysieve::{IndexParts, Metric, PqConfig, SelectConfig};
+use keysieve::{Aggregation, IndexParts, Metric, PqConfig, SelectConfig};
 
-use crate::oracle::Shape;
+use crate::oracle::{self, Shape};
 use crate::strategies::{Fill, LoopCase};
 
 /// One query of one head over `keys` candidates, of one component and one bit; nothing is listed
@@ -24,6 +24,7 @@ pub fn one_row(keys: usize, heavy: usize) -> Shape {
         short_context: false,
         list_stride: 1,
         weights_stride: 0,
+        ..Shape::default()
     }
 }
 
@@ -45,6 +46,19 @@ pub fn select_config(shape: &Shape, weights: bool) -> SelectConfig {
         heavy: shape.heavy,
         short_context: shape.short_context,
         weights,
+        causal: shape.causal,
+        aggregation: aggregation(shape.aggregation),
+        scores: shape.scores_stride > 0,
+    }
+}
+
+/// The library's name of it.
+pub fn aggregation(aggregation: oracle::Aggregation) -> Aggregation {
+    match aggregation {
+        oracle::Aggregation::PerHead => Aggregation::PerHead,
+        oracle::Aggregation::Softmax => Aggregation::SoftmaxSum,
+        oracle::Aggregation::Max => Aggregation::Max,
+        oracle::Aggregation::Mean => Aggregation::Mean,
     }
 }
 

@@ -20,6 +20,7 @@ pub fn check_against_oracle(
 ) -> TestCaseResult {
     prop_assert_eq!(selection.seq_len(), seq_len);
     check_same("oracle", selection.lengths(), &expected.lengths)?;
+    let shape = &shape.lists();
     let stride = selection.list_stride();
     for row in 0..shape.num_rows() {
         let (head, query) = (row / shape.num_queries, row % shape.num_queries);
@@ -44,6 +45,14 @@ pub fn check_against_oracle(
         if let Some(dense) = dense {
             let row_weights = &expected.weights[row * shape.weights_stride..][..seq_len];
             check_same("oracle", dense, row_weights)?;
+        }
+        let heavy = selection.heavy(batch, head, query);
+        prop_assert_eq!(heavy.is_some(), shape.scores_stride > 0);
+        if let Some((positions, scores)) = heavy {
+            let heavy_k = shape.heavy_k(shape.visible(row, seq_len));
+            let at = row * shape.heavy..row * shape.heavy + heavy_k;
+            check_same("oracle", positions, &expected.heavy[at.clone()])?;
+            check_same("oracle", scores, &expected.heavy_scores[at])?;
         }
     }
     Ok(())

@@ -7,7 +7,7 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::oracle::Shape;
+use crate::oracle::{Aggregation, Shape};
 
 /// SplitMix64: a few lines, so that the tests depend on no generator's version.
 #[derive(Debug, Clone)]
@@ -290,6 +290,17 @@ fn regions() -> impl Strategy<Value = Regions> {
         )
 }
 
+/// What only the stages one after the other do: (causal, aggregation, scores).
+fn features() -> impl Strategy<Value = (bool, Aggregation, bool)> {
+    const AGGREGATIONS: &[Aggregation] = &[
+        Aggregation::PerHead,
+        Aggregation::Softmax,
+        Aggregation::Max,
+        Aggregation::Mean,
+    ];
+    (any::<bool>(), select(AGGREGATIONS), any::<bool>())
+}
+
 /// A step's sizes, the length of each sequence, and a seed for whatever else a stage needs.
 #[derive(Debug, Clone)]
 pub struct StepCase {
@@ -314,6 +325,14 @@ pub struct Budget {
 
 /// Steps with floats of any kind.
 pub fn step_cases(budget: Budget) -> impl Strategy<Value = StepCase> {
+    any_step_cases(budget).prop_map(|mut case| {
+        (case.shape.causal, case.shape.aggregation) = Default::default();
+        case
+    })
+}
+
+/// Steps that may be causal, or aggregate the scores of several heads.
+pub fn any_step_cases(budget: Budget) -> impl Strategy<Value = StepCase> {
     let shares = [0..=100usize, 0..=100usize];
     (
         heads(),
@@ -322,21 +341,25 @@ pub fn step_cases(budget: Budget) -> impl Strategy<Value = StepCase> {
         shares,
         fills(EVERY),
         fills(EVERY),
+        features(),
     )
-        .prop_map(move |(heads, format, regions, shares, floats, codes)| {
-            let shape = shape(heads, format, regions, budget);
-            let mut seq_lens = vec![regions.seq_len];
-            seq_lens.extend(shares.map(|percent| regions.seq_len * percent / 100));
-            seq_lens.truncate(shape.batch);
-            // The longest need not come first.
-            seq_lens.reverse();
-            StepCase {
-                shape,
-                seq_lens,
-                floats,
-                codes,
-            }
-        })
+        .prop_map(
+            move |(heads, format, regions, shares, floats, codes, features)| {
+                let mut shape = shape(heads, format, regions, budget);
+                (shape.causal, shape.aggregation, _) = features;
+                let mut seq_lens = vec![regions.seq_len];
+                seq_lens.extend(shares.map(|percent| regions.seq_len * percent / 100));
+                seq_lens.truncate(shape.batch);
+                // The longest need not come first.
+                seq_lens.reverse();
+                StepCase {
+                    shape,
+                    seq_lens,
+                    floats,
+                    codes,
+                }
+            },
+        )
 }
 
 /// The shape of those parts, with as many heads and queries as the budget allows.
@@ -375,6 +398,7 @@ fn shape(
         short_context: regions.short_context,
         list_stride: 0,
         weights_stride: capacity,
+        ..Shape::default()
     };
     shape.list_stride = listed.max(shape.short_context_limit().min(capacity)).max(1);
     shape
@@ -466,6 +490,16 @@ pub struct LoopCase {
 
 /// Decode loops.
 pub fn loop_cases(budget: Budget) -> impl Strategy<Value = LoopCase> {
+    any_loop_cases(budget).prop_map(|mut case| {
+        let shape = &mut case.shape;
+        (shape.causal, shape.aggregation) = Default::default();
+        shape.scores_stride = 0;
+        case
+    })
+}
+
+/// Decode loops, a third of them with what a fused step does not know.
+pub fn any_loop_cases(budget: Budget) -> impl Strategy<Value = LoopCase> {
     let appends = prop::collection::vec(
         prop_oneof![4 => 1..=3usize, 1 => select(vec![0usize, 31, 32, 33])],
         0..4,
@@ -476,13 +510,23 @@ pub fn loop_cases(budget: Budget) -> impl Strategy<Value = LoopCase> {
         fills(FINITE),
         fills(EVERY),
     );
-    (heads(), formats(), regions(), appends, any::<bool>(), fills).prop_map(
-        move |(heads, format, mut regions, appends, weights, (centroids, codes, keys, queries))| {
+    let features = prop_oneof![
+        2 => Just((false, Aggregation::PerHead, false)),
+        1 => features(),
+    ];
+    let config = (any::<bool>(), features);
+    (heads(), formats(), regions(), appends, config, fills).prop_map(
+        move |(heads, format, mut regions, appends, config, fills)| {
+            let (weights, (causal, aggregation, scores)) = config;
+            let (centroids, codes, keys, queries) = fills;
             let num_codes = regions.seq_len.saturating_sub(regions.init_offset);
             regions.spare += appends.iter().sum::<usize>();
             regions.seq_len = regions.init_offset + num_codes;
+            let mut shape = shape(heads, format, regions, budget);
+            (shape.causal, shape.aggregation) = (causal, aggregation);
+            shape.scores_stride = if scores { shape.heavy } else { 0 };
             LoopCase {
-                shape: shape(heads, format, regions, budget),
+                shape,
                 num_codes,
                 appends,
                 weights,

@@ -68,6 +68,7 @@ fn lost_context(device: &Device) -> TestCaseResult {
         heavy: 4,
         short_context: false,
         weights: true,
+        ..SelectConfig::default()
     };
     let mut selector = Selector::new(&device.backend, index, config, 1, 1).map_err(fail)?;
     let query = Queries::new(&[1.0, 2.0], [1, 1, 1, 2]).map_err(fail)?;

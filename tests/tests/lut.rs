@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use keysieve_tests::checks;
 use keysieve_tests::device::{Suite, fail};
 use keysieve_tests::oracle;
-use keysieve_tests::strategies::{Budget, EVERY, Fill, Palette, StepCase, fills, step_cases};
+use keysieve_tests::strategies::{Budget, EVERY, Fill, Palette, StepCase, any_step_cases, fills};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 }
 
 fn cases() -> impl Strategy<Value = StepCase> {
-    step_cases(Budget {
+    any_step_cases(Budget {
         elements: 1 << 17,
         components: true,
     })

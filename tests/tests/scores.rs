@@ -6,7 +6,7 @@ use keysieve_tests::checks;
 use keysieve_tests::device::{Device, FAST, Suite, step_shape};
 use keysieve_tests::oracle::Shape;
 use keysieve_tests::shapes::one_row;
-use keysieve_tests::strategies::{Budget, Fill, StepCase, step_cases};
+use keysieve_tests::strategies::{Budget, Fill, StepCase, any_step_cases};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
 }
 
 fn cases() -> impl Strategy<Value = StepCase> {
-    step_cases(Budget {
+    any_step_cases(Budget {
         elements: 1 << 16,
         components: false,
     })

@@ -42,6 +42,7 @@ fn selector(backend: &Backend) -> keysieve::Result<Selector> {
         heavy: 50,
         short_context: false,
         weights: true,
+        ..SelectConfig::default()
     };
     Selector::new(backend, index(), config, 4, 1)
 }

@@ -10,7 +10,7 @@ use keysieve_tests::device::{CUDA, Device, Suite, check_same, fail};
 use keysieve_tests::oracle::{Context, Shape};
 use keysieve_tests::shapes::{index_parts, one_row, pq_config, select_config};
 use keysieve_tests::steps::{check_against_oracle, keys, queries};
-use keysieve_tests::strategies::{Budget, Fill, LoopCase, Palette, loop_cases};
+use keysieve_tests::strategies::{Budget, Fill, LoopCase, Palette, any_loop_cases};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 use rayon::ThreadPoolBuilder;
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 }
 
 fn cases() -> impl Strategy<Value = LoopCase> {
-    loop_cases(Budget {
+    any_loop_cases(Budget {
         elements: 1 << 16,
         components: true,
     })
@@ -225,6 +225,7 @@ fn reference_shape_after_training(device: &Device) -> TestCaseResult {
         short_context: true,
         list_stride: 384,
         weights_stride: tokens + appended,
+        ..Shape::default()
     };
     let usual = |seed, len| Fill::usual(seed).floats(len);
     let data = usual(1, shape.groups() * tokens * shape.head_dim);

@@ -7,7 +7,7 @@ use keysieve_tests::device::{Device, FAST, Suite, lens_u32, step_shape};
 use keysieve_tests::oracle::{self, Shape};
 use keysieve_tests::shapes::one_row;
 use keysieve_tests::strategies::{
-    Budget, Fill, Palette, Random, SPECIAL_BITS, StepCase, step_cases,
+    Budget, Fill, Palette, Random, SPECIAL_BITS, StepCase, any_step_cases,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
 }
 
 fn cases() -> impl Strategy<Value = StepCase> {
-    step_cases(Budget {
+    any_step_cases(Budget {
         elements: 1 << 17,
         components: false,
     })

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use keysieve_tests::checks;
 use keysieve_tests::device::{Device, Suite};
-use keysieve_tests::strategies::{Budget, Random, StepCase, step_cases};
+use keysieve_tests::strategies::{Budget, Random, StepCase, any_step_cases};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
 }
 
 fn cases() -> impl Strategy<Value = StepCase> {
-    step_cases(Budget {
+    any_step_cases(Budget {
         elements: 1 << 16,
         components: false,
     })

@@ -64,3 +64,51 @@ pub unsafe fn sum(value: u32, scratch: SharedArray<u32>) -> u32 {
         total
     }
 }
+
+/// The largest `value` of the block.
+///
+/// # Safety
+/// As [`inclusive_sum`].
+#[inline(always)]
+pub unsafe fn max(value: u32, scratch: SharedArray<u32>) -> u32 {
+    // SAFETY: as in `sum`.
+    unsafe {
+        let within_warp = warp::reduce_max(value);
+        if warp::lane_id() == 0 {
+            scratch.set(warp::warp_id(), within_warp);
+        }
+        sync_threads();
+        let lane = warp::lane_id();
+        let in_use = lane < super::thread::block_dim_x() / 32;
+        let largest = warp::reduce_max(if in_use { scratch.get(lane) } else { 0 });
+        sync_threads();
+        largest
+    }
+}
+
+/// The threads' values added as [`crate::aggregate::tree_sum`] adds its lanes.
+///
+/// # Safety
+/// Every thread of the block reaches this call; the block has [`LANES`](crate::aggregate::LANES) threads;
+/// `scratch` has a word for each, which nothing else uses from the barrier before this call to the one at
+/// its end.
+#[inline(always)]
+pub unsafe fn tree_sum(value: f32, scratch: SharedArray<f32>) -> f32 {
+    let thread = super::thread::thread_idx_x();
+    // SAFETY: every thread has its own word, and reads another's behind a barrier.
+    unsafe {
+        scratch.set(thread, value);
+        let mut half = super::thread::opaque(crate::aggregate::LANES as u32 / 2);
+        while half > 0 {
+            sync_threads();
+            if thread < half {
+                scratch.set(thread, scratch.get(thread) + scratch.get(thread + half));
+            }
+            half /= 2;
+        }
+        sync_threads();
+        let total = scratch.get(0);
+        sync_threads();
+        total
+    }
+}

@@ -135,6 +135,7 @@ fn check_cpu() -> keysieve::Result<()> {
         heavy: 11,
         short_context: false,
         weights: false,
+        ..SelectConfig::default()
     };
     let codes: Vec<u8> = (0..2 * (TOKENS - pq.init_offset))
         .map(|i| (i * i % 29 % 8) as u8)

@@ -79,6 +79,7 @@ impl SelectArgs {
             heavy: self.heavy,
             short_context: !self.no_short_context,
             weights: false,
+            ..SelectConfig::default()
         }
     }
 }

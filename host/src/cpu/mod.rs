@@ -5,6 +5,7 @@ pub mod simd;
 
 pub(crate) mod centroid_lanes;
 
+pub mod aggregate;
 pub mod codebook;
 pub mod codes;
 pub mod index_list;

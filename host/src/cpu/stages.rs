@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::centroid_lanes::CentroidLanes;
 use super::simd::Simd;
-use super::{codes, index_list, lut, scores, top_k, weights};
+use super::{aggregate, codes, index_list, lut, scores, top_k, weights};
 use crate::error::Result;
 use crate::stages::Stages;
 
@@ -93,6 +93,28 @@ impl Stages for CpuStages {
         Ok(out)
     }
 
+    fn aggregate(&self, shape: &StepShape, seq_lens: &[u32], scores: &[f32]) -> Result<Vec<f32>> {
+        let capacity = shape.code_capacity as usize;
+        let lists = shape.of_lists();
+        let heads = (shape.num_qo_heads / shape.num_kv_heads) as usize;
+        let queries = shape.num_queries as usize;
+        let mut out = vec![0.0; num_rows(&lists, seq_lens) * capacity];
+        if capacity == 0 {
+            return Ok(out);
+        }
+        out.par_chunks_mut(capacity)
+            .enumerate()
+            .for_each(|(list, out)| {
+                let seq_len = seq_len_of(&lists, seq_lens, list);
+                let (group, query) = (list / queries, list % queries);
+                let row = |head: usize| (group * heads + head) * queries + query;
+                let scores = |head: usize| &scores[row(head) * capacity..][..capacity];
+                let rows = &mut Vec::with_capacity(heads);
+                aggregate::aggregate(shape, seq_len, heads, scores, rows, out);
+            });
+        Ok(out)
+    }
+
     fn top_k(&self, shape: &StepShape, seq_lens: &[u32], scores: &[f32]) -> Result<Vec<i32>> {
         let (capacity, heavy) = (shape.code_capacity as usize, shape.heavy as usize);
         let mut out = vec![-1; num_rows(shape, seq_lens) * heavy];
@@ -161,5 +183,8 @@ fn num_rows(shape: &StepShape, seq_lens: &[u32]) -> usize {
 }
 
 fn seq_len_of(shape: &StepShape, seq_lens: &[u32], row: usize) -> u32 {
-    seq_lens[shape.batch_of_row(row as u32) as usize]
+    shape.visible(
+        row as u32,
+        seq_lens[shape.batch_of_row(row as u32) as usize],
+    )
 }

@@ -91,6 +91,7 @@ impl Step {
 
     /// Encodes the keys, advances the lengths and counts the new tuples.
     fn enqueue_append(&mut self, keys: &Keys<'_>) -> Result<()> {
+        self.write_sequences()?;
         let mut done = 0;
         while done < keys.tokens {
             let tokens = self.new_keys_room.min(keys.tokens - done);

@@ -58,6 +58,7 @@ fn self_test(device: &Device) -> Result<()> {
         short_context_limit: 0,
         list_stride: 1,
         weights_stride: 0,
+        ..StepShape::default()
     };
     // Any numbers whose products do not round to nothing.
     let numbers = |n: u32| (0..n).map(|i| (i * 7919 % 1009) as f32 / 503.0 - 1.0);

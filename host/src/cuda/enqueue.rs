@@ -3,6 +3,7 @@
 use cust::stream::Stream;
 use gpu_kernels::codes::{Advance, Codes};
 use gpu_kernels::collectives::SUM_WORDS;
+use gpu_kernels::heavy_scores::HeavyScores;
 use gpu_kernels::index_list::IndexList;
 use gpu_kernels::lut::Lut;
 use gpu_kernels::scores::{self, Scores};
@@ -13,6 +14,7 @@ use gpu_kernels::weights::{self, Weights};
 use super::buffer::Buffer;
 use super::device::Device;
 use super::launch::{Grid, MAX_GRID_Y, launch};
+use super::sequences::Sequences;
 use crate::error::Result;
 use crate::selection::Selection;
 
@@ -55,6 +57,8 @@ pub(super) struct ListBuffers {
     pub(super) positions: Buffer<i32>,
     pub(super) lengths: Buffer<i32>,
     pub(super) weights: Buffer<f32>,
+    heavy_positions: Buffer<i32>,
+    heavy_scores: Buffer<f32>,
 }
 
 impl ListBuffers {
@@ -63,6 +67,8 @@ impl ListBuffers {
             positions: Buffer::new(rows * shape.list_stride as usize)?,
             lengths: Buffer::new(rows)?,
             weights: Buffer::new(rows * shape.weights_stride as usize)?,
+            heavy_positions: Buffer::new(rows * shape.scores_stride as usize)?,
+            heavy_scores: Buffer::new(rows * shape.scores_stride as usize)?,
         })
     }
 
@@ -72,7 +78,10 @@ impl ListBuffers {
         unsafe {
             self.positions.read(&mut selection.positions, stream)?;
             self.lengths.read(&mut selection.lengths, stream)?;
-            self.weights.read(&mut selection.weights, stream)
+            self.weights.read(&mut selection.weights, stream)?;
+            self.heavy_positions
+                .read(&mut selection.heavy_positions, stream)?;
+            self.heavy_scores.read(&mut selection.heavy_scores, stream)
         }
     }
 }
@@ -85,8 +94,9 @@ impl ListBuffers {
 pub(super) struct Enqueuer<'a> {
     pub(super) device: &'a Device,
     pub(super) stream: &'a Stream,
+    /// Of query heads; the stages behind the aggregation have [`StepShape::of_lists`].
     pub(super) shape: &'a StepShape,
-    pub(super) batch: usize,
+    pub(super) sequences: &'a Sequences,
 }
 
 #[allow(clippy::missing_safety_doc)] // the one contract above
@@ -100,14 +110,15 @@ impl Enqueuer<'_> {
         let warps_per_block = THREADS / 32;
         let tasks = new_tokens * self.shape.num_subvectors as usize;
         let grid = Grid(
-            self.batch * self.shape.num_kv_heads as usize,
+            self.sequences.len() * self.shape.num_kv_heads as usize,
             tasks.div_ceil(warps_per_block).min(MAX_GRID_Y),
         );
         let args = Codes {
             centroids: buffers.centroids.input(),
             half_norms: buffers.half_norms.input(),
             new_keys: buffers.new_keys.input(),
-            seq_lens: buffers.seq_lens.input(),
+            sequences: self.sequences.input(),
+            page_table: self.sequences.page_table.input(),
             codes: buffers.codes.output(),
             first_token: first_token as u32,
             new_tokens: new_tokens as u32,
@@ -125,10 +136,15 @@ impl Enqueuer<'_> {
     ) -> Result<usize> {
         let args = Advance {
             seq_lens: seq_lens.output(),
+            sequences: self.sequences.output(),
             new_tokens: new_tokens as u32,
             rows: seq_lens.len() as u32,
+            batch: self.sequences.len() as u32,
         };
-        let grid = Grid(seq_lens.len().div_ceil(THREADS), 1);
+        let grid = Grid(
+            seq_lens.len().max(self.sequences.len()).div_ceil(THREADS),
+            1,
+        );
         // SAFETY: the caller's, see the type.
         unsafe { launch(self.device, self.stream, grid, 0, &args)? };
         Ok(1)
@@ -143,6 +159,7 @@ impl Enqueuer<'_> {
         let args = Lut {
             centroids: centroids.input(),
             queries: queries.input(),
+            sequences: self.sequences.input(),
             tables: tables.output(),
             shape: *self.shape,
         };
@@ -156,13 +173,13 @@ impl Enqueuer<'_> {
         &self,
         tables: &Buffer<f32>,
         codes: &Buffer<u8>,
-        seq_lens: &Buffer<u32>,
         scores: &Buffer<f32>,
     ) -> Result<usize> {
         let args = Scores {
             tables: tables.input(),
             codes: codes.input(),
-            seq_lens: seq_lens.input(),
+            sequences: self.sequences.input(),
+            page_table: self.sequences.page_table.input(),
             scores: scores.output(),
             shape: *self.shape,
         };
@@ -176,11 +193,10 @@ impl Enqueuer<'_> {
     pub(super) unsafe fn top_k(
         &self,
         scores: &Buffer<f32>,
-        seq_lens: &Buffer<u32>,
         buffers: &TopKBuffers,
     ) -> Result<usize> {
         let shape = *self.shape;
-        let (scores, seq_lens) = (scores.input(), seq_lens.input());
+        let (scores, sequences) = (scores.input(), self.sequences.input());
         let cuts = buffers.cuts.input();
         let by_block = self.rows_by(shape.code_capacity, top_k::KEYS_PER_BLOCK);
         let (device, stream) = (self.device, self.stream);
@@ -192,7 +208,7 @@ impl Enqueuer<'_> {
         for digit in 0..top_k::NUM_DIGITS {
             let args = TopKHistogram {
                 scores,
-                seq_lens,
+                sequences,
                 cuts,
                 histograms: buffers.histograms.output(),
                 digit,
@@ -201,7 +217,7 @@ impl Enqueuer<'_> {
             // SAFETY: the caller's, see the type.
             unsafe { launch(device, stream, by_block, top_k::NUM_BINS, &args)? };
             let args = TopKDigit {
-                seq_lens,
+                sequences,
                 histograms: buffers.histograms.output(),
                 cuts: buffers.cuts.output(),
                 digit,
@@ -213,7 +229,7 @@ impl Enqueuer<'_> {
         }
         let args = TopKCount {
             scores,
-            seq_lens,
+            sequences,
             cuts,
             counts: buffers.counts.output(),
             shape,
@@ -222,7 +238,7 @@ impl Enqueuer<'_> {
         unsafe { launch(device, stream, by_block, SUM_WORDS, &args)? };
         let args = TopKGather {
             scores,
-            seq_lens,
+            sequences,
             cuts,
             counts: buffers.counts.input(),
             heavy_positions: buffers.heavy_positions.output(),
@@ -236,14 +252,35 @@ impl Enqueuer<'_> {
     pub(super) unsafe fn index_list(
         &self,
         top_k: &TopKBuffers,
-        seq_lens: &Buffer<u32>,
         list: &ListBuffers,
     ) -> Result<usize> {
         let args = IndexList {
             heavy_positions: top_k.heavy_positions.input(),
-            seq_lens: seq_lens.input(),
+            sequences: self.sequences.input(),
             positions: list.positions.output(),
             lengths: list.lengths.output(),
+            shape: *self.shape,
+        };
+        // SAFETY: the caller's, see the type.
+        unsafe { launch(self.device, self.stream, Grid(self.rows(), 1), 0, &args)? };
+        Ok(1)
+    }
+
+    pub(super) unsafe fn heavy_scores(
+        &self,
+        scores: &Buffer<f32>,
+        top_k: &TopKBuffers,
+        list: &ListBuffers,
+    ) -> Result<usize> {
+        if self.shape.scores_stride == 0 {
+            return Ok(0);
+        }
+        let args = HeavyScores {
+            scores: scores.input(),
+            heavy_positions: top_k.heavy_positions.input(),
+            sequences: self.sequences.input(),
+            positions: list.heavy_positions.output(),
+            heavy_scores: list.heavy_scores.output(),
             shape: *self.shape,
         };
         // SAFETY: the caller's, see the type.
@@ -268,7 +305,7 @@ impl Enqueuer<'_> {
     }
 
     pub(super) fn rows(&self) -> usize {
-        self.batch * self.shape.rows_per_batch() as usize
+        self.sequences.len() * self.shape.rows_per_batch() as usize
     }
 
     fn rows_by(&self, len: u32, len_per_block: u32) -> Grid {

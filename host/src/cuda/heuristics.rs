@@ -62,7 +62,7 @@ pub(super) fn plans(device: &Device, shape: &StepShape) -> impl Iterator<Item = 
     let shape = *shape;
     // Without a window the new key is a candidate of its own step, and other rows of its group would
     // need its codes.
-    let fits = shape.window > 0 && shape.code_capacity > 0;
+    let fits = shape.window > 0 && shape.code_capacity > 0 && !shape.needs_stages();
     NUM_BLOCKS
         .into_iter()
         .filter(move |_| fits)
@@ -76,7 +76,8 @@ pub(super) fn plans(device: &Device, shape: &StepShape) -> impl Iterator<Item = 
 pub(super) fn tuple_blocks(shape: &StepShape) -> impl Iterator<Item = TupleBlocks> + use<> {
     let fits = tuple_counts::fits(shape.num_subvectors, shape.bits)
         && shape.window >= tuple_counts::MIN_WINDOW
-        && shape.code_capacity > 0;
+        && shape.code_capacity > 0
+        && !shape.needs_stages();
     let tiles = shape.code_capacity.div_ceil(select_tuples::KEYS_PER_TILE);
     let mut previous = 0;
     (0..u32::BITS)

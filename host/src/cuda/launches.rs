@@ -1,5 +1,7 @@
 //! A step's launches: which kernels, in which order.
 
+use gpu_kernels::aggregate::PER_HEAD;
+
 use super::enqueue::{CodesBuffers, Enqueuer};
 use super::heuristics::Variant;
 use super::step::{Stale, Step};
@@ -68,6 +70,11 @@ impl Step {
         before: &mut dyn FnMut(&'static str) -> Result<()>,
     ) -> Result<()> {
         let enqueuer = self.enqueuer();
+        let shape = self.shape.of_lists();
+        let of_lists = Enqueuer {
+            shape: &shape,
+            ..enqueuer
+        };
         let mut launches = 0;
         // SAFETY: all buffers were made for this shape and this batch, and live as long as the
         // stream; each stage's inputs are written by those before it.
@@ -75,13 +82,20 @@ impl Step {
             before("lut")?;
             launches += enqueuer.lut(&self.centroids, &self.queries, &self.tables)?;
             before("scores")?;
-            launches += enqueuer.scores(&self.tables, &self.codes, &self.seq_lens, &self.scores)?;
+            launches += enqueuer.scores(&self.tables, &self.codes, &self.scores)?;
+            let mut scores = &self.scores;
+            if self.shape.aggregation != PER_HEAD {
+                before("aggregate")?;
+                launches += enqueuer.aggregate(scores, &self.aggregate)?;
+                scores = &self.aggregate.aggregates;
+            }
             before("top_k")?;
-            launches += enqueuer.top_k(&self.scores, &self.seq_lens, &self.top_k)?;
+            launches += of_lists.top_k(scores, &self.top_k)?;
+            launches += of_lists.heavy_scores(scores, &self.top_k, &self.list)?;
             before("index_list")?;
-            launches += enqueuer.index_list(&self.top_k, &self.seq_lens, &self.list)?;
+            launches += of_lists.index_list(&self.top_k, &self.list)?;
             before("weights")?;
-            launches += enqueuer.weights(&self.list)?;
+            launches += of_lists.weights(&self.list)?;
         }
         self.launches += launches;
         Ok(())
@@ -102,7 +116,7 @@ impl Step {
             device: &self.device,
             stream: &self.stream,
             shape: &self.shape,
-            batch: self.batch,
+            sequences: &self.sequences,
         }
     }
 }

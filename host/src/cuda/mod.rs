@@ -5,6 +5,8 @@
 //! buffer    arrays in device memory
 //! launch    one kernel's argument list, grid and shared memory -> the driver
 //! enqueue   each stage: its buffers, its grids, its kernels in order
+//! aggregate   the scores of heads that share a list
+//! sequences   lengths and regions of each sequence of a batch
 //! heuristics  which variant of the step fits a shape
 //! select    the step for large tables: what it keeps, its launch
 //! tuples    the step for small formats: what it keeps, its launches
@@ -19,6 +21,7 @@
 //! doctor    what is there and what is missing
 //! ```
 
+mod aggregate;
 mod append;
 mod buffer;
 pub mod device;
@@ -33,6 +36,7 @@ mod launch;
 mod launches;
 pub mod replay;
 mod select;
+mod sequences;
 mod stages;
 pub mod step;
 pub mod timing;

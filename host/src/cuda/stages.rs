@@ -3,10 +3,12 @@
 use cust::stream::{Stream, StreamFlags};
 use gpu_kernels::step::StepShape;
 
+use super::aggregate::AggregateBuffers;
 use super::buffer::Buffer;
 use super::device::Device;
 use super::enqueue::{CodesBuffers, Enqueuer, ListBuffers, TopKBuffers};
 use super::error::OrDriverError;
+use super::sequences::Sequences;
 use crate::error::Result;
 use crate::stages::Stages;
 
@@ -31,22 +33,21 @@ impl CudaStages {
         })
     }
 
-    fn enqueuer<'a>(&'a self, shape: &'a StepShape, batch: usize) -> Enqueuer<'a> {
+    fn enqueuer<'a>(&'a self, shape: &'a StepShape, sequences: &'a Sequences) -> Enqueuer<'a> {
         Enqueuer {
             device: &self.device,
             stream: &self.stream,
             shape,
-            batch,
+            sequences,
         }
     }
 
-    /// Every row's copy of its sequence's length.
-    fn upload_lens(&self, shape: &StepShape, seq_lens: &[u32]) -> Result<Buffer<u32>> {
-        let rows: Vec<u32> = seq_lens
-            .iter()
-            .flat_map(|&len| std::iter::repeat_n(len, shape.rows_per_batch() as usize))
-            .collect();
-        self.upload(&rows)
+    /// Sequences of those lengths, with the shape's regions.
+    fn sequences(&self, shape: &StepShape, seq_lens: &[u32]) -> Result<Sequences> {
+        let mut sequences = Sequences::new(seq_lens.len(), 0)?;
+        let params = seq_lens.iter().map(|&len| shape.sequence(len));
+        sequences.write(0, params, &self.stream)?;
+        Ok(sequences)
     }
 
     fn upload<T: cust::memory::DeviceCopy>(&self, data: &[T]) -> Result<Buffer<T>> {
@@ -91,11 +92,13 @@ impl Stages for CudaStages {
             centroids: &self.upload(centroids)?,
             half_norms: &self.upload(&half_norms)?,
             new_keys: &self.upload(new_keys)?,
-            seq_lens: &self.upload_lens(shape, seq_lens)?,
+            seq_lens: &Buffer::new(0)?,
             codes: &self.upload(codes)?,
         };
+        let sequences = self.sequences(shape, seq_lens)?;
+        let enqueuer = self.enqueuer(shape, &sequences);
         // SAFETY: see above.
-        unsafe { self.enqueuer(shape, batch).codes(&buffers, 0, new_tokens)? };
+        unsafe { enqueuer.codes(&buffers, 0, new_tokens)? };
         buffers.codes.to_vec(&self.stream)
     }
 
@@ -109,11 +112,11 @@ impl Stages for CudaStages {
         self.device.enter()?;
         let tables = Buffer::new(rows * shape.table_len() as usize)?;
         let (centroids, queries) = (self.upload(centroids)?, self.upload(queries)?);
+        // Any length: tables are built where a sequence is.
+        let sequences = self.sequences(shape, &vec![1; batch])?;
+        let enqueuer = self.enqueuer(shape, &sequences);
         // SAFETY: see above.
-        unsafe {
-            self.enqueuer(shape, batch)
-                .lut(&centroids, &queries, &tables)?
-        };
+        unsafe { enqueuer.lut(&centroids, &queries, &tables)? };
         tables.to_vec(&self.stream)
     }
 
@@ -130,13 +133,27 @@ impl Stages for CudaStages {
         self.device.enter()?;
         let scores = self.upload(&vec![0.0f32; rows * shape.code_capacity as usize])?;
         let (tables, codes) = (self.upload(tables)?, self.upload(codes)?);
-        let seq_lens = self.upload_lens(shape, seq_lens)?;
+        let sequences = self.sequences(shape, seq_lens)?;
+        let enqueuer = self.enqueuer(shape, &sequences);
         // SAFETY: see above.
-        unsafe {
-            self.enqueuer(shape, batch)
-                .scores(&tables, &codes, &seq_lens, &scores)?
-        };
+        unsafe { enqueuer.scores(&tables, &codes, &scores)? };
         scores.to_vec(&self.stream)
+    }
+
+    fn aggregate(&self, shape: &StepShape, seq_lens: &[u32], scores: &[f32]) -> Result<Vec<f32>> {
+        let batch = seq_lens.len();
+        let rows = batch * shape.rows_per_batch() as usize;
+        assert_eq!(scores.len(), rows * shape.code_capacity as usize);
+        assert_ne!(shape.aggregation, gpu_kernels::aggregate::PER_HEAD);
+        self.device.enter()?;
+        let mut buffers = AggregateBuffers::new(shape, batch)?;
+        let empty = vec![0.0; buffers.aggregates.len()];
+        buffers.aggregates.write(0, &empty, &self.stream)?;
+        let (scores, sequences) = (self.upload(scores)?, self.sequences(shape, seq_lens)?);
+        let enqueuer = self.enqueuer(shape, &sequences);
+        // SAFETY: see above.
+        unsafe { enqueuer.aggregate(&scores, &buffers)? };
+        buffers.aggregates.to_vec(&self.stream)
     }
 
     fn top_k(&self, shape: &StepShape, seq_lens: &[u32], scores: &[f32]) -> Result<Vec<i32>> {
@@ -147,12 +164,10 @@ impl Stages for CudaStages {
         let mut buffers = TopKBuffers::new(shape, rows)?;
         let empty = vec![-1; rows * shape.heavy as usize];
         buffers.heavy_positions.write(0, &empty, &self.stream)?;
-        let (scores, seq_lens) = (self.upload(scores)?, self.upload_lens(shape, seq_lens)?);
+        let (scores, sequences) = (self.upload(scores)?, self.sequences(shape, seq_lens)?);
+        let enqueuer = self.enqueuer(shape, &sequences);
         // SAFETY: see above.
-        unsafe {
-            self.enqueuer(shape, batch)
-                .top_k(&scores, &seq_lens, &buffers)?
-        };
+        unsafe { enqueuer.top_k(&scores, &buffers)? };
         buffers.heavy_positions.to_vec(&self.stream)
     }
 
@@ -171,12 +186,10 @@ impl Stages for CudaStages {
             .heavy_positions
             .write(0, heavy_positions, &self.stream)?;
         let list = ListBuffers::new(shape, rows)?;
-        let seq_lens = self.upload_lens(shape, seq_lens)?;
+        let sequences = self.sequences(shape, seq_lens)?;
+        let enqueuer = self.enqueuer(shape, &sequences);
         // SAFETY: see above.
-        unsafe {
-            self.enqueuer(shape, batch)
-                .index_list(&top_k, &seq_lens, &list)?
-        };
+        unsafe { enqueuer.index_list(&top_k, &list)? };
         Ok((
             list.positions.to_vec(&self.stream)?,
             list.lengths.to_vec(&self.stream)?,
@@ -190,7 +203,8 @@ impl Stages for CudaStages {
         let mut list = ListBuffers::new(shape, rows)?;
         list.positions.write(0, positions, &self.stream)?;
         list.lengths.write(0, lengths, &self.stream)?;
-        let enqueuer = self.enqueuer(shape, rows / shape.rows_per_batch() as usize);
+        let sequences = Sequences::new(rows / shape.rows_per_batch() as usize, 0)?;
+        let enqueuer = self.enqueuer(shape, &sequences);
         // SAFETY: see above.
         unsafe { enqueuer.weights(&list)? };
         list.weights.to_vec(&self.stream)

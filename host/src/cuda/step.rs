@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cust::stream::{Stream, StreamFlags};
 use gpu_kernels::step::StepShape;
 
+use super::aggregate::AggregateBuffers;
 use super::buffer::Buffer;
 use super::device::Device;
 use super::enqueue::{ListBuffers, TopKBuffers};
 use super::error::OrDriverError;
 use super::heuristics::{Variant, plans, tuple_blocks};
 use super::select::SelectBuffers;
+use super::sequences::Sequences;
 use super::tuples::{TupleBuffers, num_lens};
 use super::turn::Turn;
 use crate::error::{Error, Result};
@@ -40,11 +42,15 @@ pub struct Step {
     pub(super) centroids: Buffer<f32>,
     pub(super) half_norms: Buffer<f32>,
     pub(super) codes: Buffer<u8>,
+    /// Every reader's copy of its sequence's length, for the fused steps.
     pub(super) seq_lens: Buffer<u32>,
+    /// For the kernels of one stage each.
+    pub(super) sequences: Sequences,
     pub(super) new_keys: Buffer<f32>,
     pub(super) queries: Buffer<f32>,
     pub(super) tables: Buffer<f32>,
     pub(super) scores: Buffer<f32>,
+    pub(super) aggregate: AggregateBuffers,
     pub(super) top_k: TopKBuffers,
     pub(super) select: SelectBuffers,
     pub(super) tuples: TupleBuffers,
@@ -94,6 +100,8 @@ impl Step {
             ..shape
         };
         let rows = batch * shape.rows_per_batch() as usize;
+        let lists = shape.of_lists();
+        let list_rows = batch * lists.rows_per_batch() as usize;
         let variant = Variant::choose(device, &shape, rows);
         let max_blocks = tuple_blocks(&shape).map(|blocks| blocks.num_blocks as usize);
         let max_blocks = max_blocks.max().unwrap_or(0);
@@ -112,14 +120,16 @@ impl Step {
             half_norms: Buffer::from_slice(&index.half_norms(), &stream)?,
             codes: Buffer::from_slice(&padded_codes(&index, &shape), &stream)?,
             seq_lens: Buffer::new(num_lens)?,
+            sequences: Sequences::new(batch, 0)?,
             new_keys: Buffer::new(index.groups() * new_keys_room * head_dim)?,
             queries: Buffer::new(rows * head_dim)?,
             tables: Buffer::new(rows * shape.table_len() as usize)?,
             scores: Buffer::new(rows * shape.code_capacity as usize)?,
-            top_k: TopKBuffers::new(&shape, rows)?,
+            aggregate: AggregateBuffers::new(&shape, batch)?,
+            top_k: TopKBuffers::new(&lists, list_rows)?,
             select: SelectBuffers::new(&shape, rows, plans(device, &shape))?,
             tuples: TupleBuffers::new(&shape, index.groups(), rows, max_blocks)?,
-            list: ListBuffers::new(&shape, rows)?,
+            list: ListBuffers::new(&lists, list_rows)?,
             stale: Stale::Everything,
             is_uploaded: false,
             listed_len: None,
@@ -300,6 +310,13 @@ impl Step {
         )
     }
 
+    /// Brings the context's length to the sequences, which fused steps leave as they are.
+    pub(super) fn write_sequences(&mut self) -> Result<()> {
+        let sequence = self.shape.sequence(self.seq_len as u32);
+        let sequences = std::iter::repeat_n(sequence, self.batch);
+        self.sequences.write(0, sequences, &self.stream)
+    }
+
     /// As [`Device::enter`]; what is then enqueued on the step's own stream comes behind replays on
     /// others.
     pub(super) fn enter_own_stream(&self) -> Result<()> {
@@ -322,6 +339,7 @@ impl Step {
         if self.stale == Stale::Everything {
             let seq_lens = vec![self.seq_len as u32; self.seq_lens.len()];
             self.seq_lens.write(0, &seq_lens, &self.stream)?;
+            self.write_sequences()?;
             if self.variant != Variant::Staged && self.list.weights.len() > 0 {
                 // The other variants write only the weights that change, and so begin with none.
                 self.listed_len = None;

@@ -27,6 +27,11 @@ const SHAPE: StepShape = StepShape {
     short_context_limit: 0,
     list_stride: 512,
     weights_stride: 16_512,
+    causal: 0,
+    aggregation: 0,
+    scores_stride: 0,
+    page_bits: 0,
+    pages_per_sequence: 0,
 };
 
 fn speed(criterion: &mut Criterion) {

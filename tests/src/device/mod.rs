@@ -205,6 +205,10 @@ pub fn step_shape(shape: &Shape) -> StepShape {
         short_context_limit: shape.short_context_limit() as u32,
         list_stride: shape.list_stride as u32,
         weights_stride: shape.weights_stride as u32,
+        causal: u32::from(shape.causal),
+        aggregation: shape.aggregation as u32,
+        scores_stride: shape.scores_stride as u32,
+        ..StepShape::default()
     }
 }
 

@@ -33,6 +33,7 @@ pub(super) fn any_select(u: &mut Unstructured<'_>) -> Result<SelectConfig> {
         heavy: any_size(u)?,
         short_context: u.arbitrary()?,
         weights: u.arbitrary()?,
+        ..SelectConfig::default()
     })
 }
 
@@ -44,6 +45,7 @@ pub(super) fn small_select(u: &mut Unstructured<'_>) -> Result<SelectConfig> {
         heavy: u.int_in_range(0..=20)?,
         short_context: u.arbitrary()?,
         weights: u.arbitrary()?,
+        ..SelectConfig::default()
     })
 }
 

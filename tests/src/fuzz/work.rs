@@ -42,6 +42,7 @@ pub(super) fn use_index(mut index: KeyIndex, queries: Queries<'_>) {
         heavy: 4,
         short_context: short && queries.num_queries.is_multiple_of(2),
         weights: short,
+        ..SelectConfig::default()
     };
     select_and_append(index, config, queries);
 }
@@ -65,6 +66,7 @@ pub(super) fn select_and_append(index: KeyIndex, config: SelectConfig, queries: 
         short_context: config.short_context,
         list_stride: 0,
         weights_stride: index.capacity(),
+        ..Shape::default()
     };
     let mut context = Context {
         centroids: parts.centroids,

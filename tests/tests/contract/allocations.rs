@@ -55,6 +55,7 @@ pub(crate) fn a_step_allocates_nothing(device: &Device) -> TestCaseResult {
         heavy: 64,
         short_context: true,
         weights: true,
+        ..SelectConfig::default()
     };
     let whole = Whole::small(3000, config);
     let new_keys = Fill::usual(9).floats(4 * 8);

@@ -22,6 +22,7 @@ pub(crate) fn a_graph_outlives_growth(device: &Device) -> TestCaseResult {
         heavy: 5,
         short_context: true,
         weights: true,
+        ..SelectConfig::default()
     };
     let whole = Whole::small(10, config);
     let spare = 40;
@@ -103,6 +104,7 @@ pub(crate) fn replays_on_streams_by_turns(device: &Device) -> TestCaseResult {
         heavy: 5,
         short_context: false,
         weights: true,
+        ..SelectConfig::default()
     };
     let whole = Whole::small(20, config);
     const ROUNDS: u64 = 2;

@@ -29,6 +29,7 @@ pub(crate) fn short_contexts(device: &Device) -> TestCaseResult {
         heavy: 5,
         short_context: true,
         weights: false,
+        ..SelectConfig::default()
     };
     // heavy 5 + init_offset 4 + 1 query + 16 centroids.
     let limit = 26;

@@ -72,6 +72,7 @@ pub(crate) fn runs_and_threads(device: &Device) -> TestCaseResult {
         heavy: 300,
         short_context: false,
         weights: true,
+        ..SelectConfig::default()
     };
     let whole = Whole::small(5000, config);
     let mut selector = whole.selector(&device.backend, 0)?;

@@ -53,6 +53,7 @@ impl Whole {
             short_context: config.short_context,
             list_stride: 1,
             weights_stride: 0,
+            ..Shape::default()
         };
         let case = LoopCase {
             shape,

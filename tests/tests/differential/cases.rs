@@ -2,9 +2,10 @@
 
 use gpu_kernels::tuple_counts;
 use keysieve_tests::device::Device;
-use keysieve_tests::oracle::Shape;
+use keysieve_tests::oracle::{Aggregation, Shape};
 use keysieve_tests::strategies::{
-    Budget, EncodeCase, Fill, LoopCase, Palette, StepCase, encode_cases, loop_cases, step_cases,
+    Budget, EncodeCase, Fill, LoopCase, Palette, StepCase, any_loop_cases, any_step_cases,
+    encode_cases,
 };
 use keysieve_tests::{checks, steps};
 use proptest::prelude::*;
@@ -14,6 +15,7 @@ use proptest::prelude::*;
 pub(crate) enum Stage {
     Lut,
     Scores,
+    Aggregate,
     TopK,
     IndexList,
     Weights,
@@ -46,12 +48,13 @@ pub(crate) fn cases() -> impl Strategy<Value = Case> {
     let stages = proptest::sample::select(vec![
         Stage::Lut,
         Stage::Scores,
+        Stage::Aggregate,
         Stage::TopK,
         Stage::IndexList,
         Stage::Weights,
     ]);
     prop_oneof![
-        5 => (stages, step_cases(budget(false)), step_cases(budget(true))).prop_map(
+        5 => (stages, any_step_cases(budget(false)), any_step_cases(budget(true))).prop_map(
             |(stage, plain, with_components)| {
                 let mut case = if stage == Stage::Lut { with_components } else { plain };
                 few_rows(&mut case.shape, 6);
@@ -60,7 +63,7 @@ pub(crate) fn cases() -> impl Strategy<Value = Case> {
             }
         ),
         1 => encode_cases(ELEMENTS).prop_map(Case::Codes),
-        4 => (loop_cases(budget(true)), any::<usize>(), any::<bool>(), small_format())
+        4 => (any_loop_cases(budget(true)), any::<usize>(), any::<bool>(), small_format())
             .prop_map(|(mut case, pick, by_graph, small)| {
                 few_rows(&mut case.shape, 1 + (pick >> 32) % 2);
                 // A window, without which no fused step fits, and often few bits.
@@ -99,6 +102,21 @@ fn small_format() -> impl Strategy<Value = Option<(usize, u32)>> {
     proptest::option::of(proptest::sample::select(fitting))
 }
 
+/// What a step does that only the kernels of single stages do.
+fn features(shape: &Shape) -> String {
+    let mut features = String::new();
+    if shape.aggregation != Aggregation::PerHead {
+        features += &format!(" {:?}", shape.aggregation);
+    }
+    for (is, name) in [
+        (shape.causal && shape.num_queries > 1, " causal"),
+        (shape.scores_stride > 0, " scores"),
+    ] {
+        features += if is { name } else { "" };
+    }
+    features
+}
+
 impl Case {
     /// Runs it; the name of what ran.
     pub(crate) fn run(&self, device: &Device) -> Result<String, TestCaseError> {
@@ -107,6 +125,7 @@ impl Case {
                 match stage {
                     Stage::Lut => checks::lut(device, case),
                     Stage::Scores => checks::scores(device, case),
+                    Stage::Aggregate => checks::aggregate(device, case),
                     Stage::TopK => checks::top_k(device, case),
                     Stage::IndexList => checks::index_list(device, case),
                     Stage::Weights => checks::weights(device, case),
@@ -128,8 +147,9 @@ impl Case {
                     Some(format!(" of {num} blocks"))
                 });
                 let blocks = blocks.unwrap_or_default();
+                let features = features(&case.shape);
                 let how = if by_graph { "graph" } else { "launches" };
-                Ok(format!("step {name}{blocks}, {how}"))
+                Ok(format!("step {name}{blocks}{features}, {how}"))
             }
         }
     }

@@ -6,8 +6,8 @@ use std::thread;
 use keysieve::cuda::{CudaStages, Device, StepGraph, Variant};
 use keysieve::stages::Stages;
 use keysieve::{
-    Backend, Error, KeyIndex, Keys, Metric, PqConfig, Queries, SelectConfig, Selection, Selector,
-    TrainConfig,
+    Aggregation, Backend, Error, KeyIndex, Keys, Metric, PqConfig, Queries, SelectConfig,
+    Selection, Selector, TrainConfig,
 };
 use keysieve_tests::device::step_shape;
 use keysieve_tests::oracle::Shape;
@@ -35,6 +35,9 @@ const SELECT: SelectConfig = SelectConfig {
     heavy: 6,
     short_context: false,
     weights: true,
+    causal: false,
+    aggregation: Aggregation::PerHead,
+    scores: false,
 };
 
 /// A step of a scenario.
@@ -310,6 +313,7 @@ impl World {
             short_context: false,
             list_stride: 1,
             weights_stride: 0,
+            ..Shape::default()
         });
         let parts = index(0).to_parts();
         let queries = queries_data(0);

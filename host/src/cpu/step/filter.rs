@@ -219,6 +219,7 @@ mod tests {
             short_context_limit: 0,
             list_stride: 1,
             weights_stride: 0,
+            ..StepShape::default()
         }
     }
 

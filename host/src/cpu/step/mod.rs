@@ -9,11 +9,12 @@ mod blocks;
 mod filter;
 mod nth;
 mod row;
+pub(crate) mod staged;
 mod tuples;
 
 use std::time::Duration;
 
-use gpu_kernels::step::StepShape;
+use gpu_kernels::step::{SequenceParams, StepShape};
 use gpu_kernels::weights::LISTED;
 use rayon::prelude::*;
 
@@ -35,6 +36,9 @@ pub struct Step {
     shape: StepShape,
     groups: Groups,
     workers: Vec<Worker>,
+    /// Where only the stages one after the other do what the shape asks for.
+    staged: Vec<staged::Worker>,
+    sequences: Vec<SequenceParams>,
 }
 
 /// Time spent in each stage of a select by one worker, the sum over its rows.
@@ -57,6 +61,17 @@ const PARALLEL_CANDIDATES: usize = 8192;
 
 impl Step {
     pub(crate) fn new(index: KeyIndex, shape: StepShape) -> Self {
+        if shape.needs_stages() {
+            let rows = index.batch() * shape.of_lists().rows_per_batch() as usize;
+            return Step {
+                groups: Groups::new(&shape, 0),
+                workers: Vec::new(),
+                staged: staged::Worker::for_each_thread(&shape, rows),
+                sequences: vec![SequenceParams::default(); index.batch()],
+                index,
+                shape,
+            };
+        }
         let rows = index.batch() * shape.rows_per_batch() as usize;
         let threads = rayon::current_num_threads().max(1);
         let num_workers = threads.min(rows).max(1);
@@ -72,6 +87,8 @@ impl Step {
             shape,
             groups,
             workers,
+            staged: Vec::new(),
+            sequences: Vec::new(),
         }
     }
 
@@ -88,7 +105,9 @@ impl Step {
     pub(crate) fn append(&mut self, keys: Keys<'_>) -> Result<()> {
         let before = self.index.num_codes();
         self.index.append(keys)?;
-        self.groups.append(&self.shape, &self.index, before);
+        if self.staged.is_empty() {
+            self.groups.append(&self.shape, &self.index, before);
+        }
         Ok(())
     }
 
@@ -98,9 +117,23 @@ impl Step {
             shape,
             groups,
             workers,
+            staged,
+            sequences,
         } = self;
         let seq_len = index.seq_len() as u32;
         selection.seq_len = index.seq_len();
+        if !staged.is_empty() {
+            sequences.fill(shape.sequence(seq_len));
+            let context = staged::Context {
+                shape,
+                sequences,
+                lanes: index.lanes(),
+                simd: index.simd(),
+                codes: index.padded_codes(),
+                page_table: &[],
+            };
+            return staged::select(context, staged, queries, selection);
+        }
 
         // The same rows to the same worker every time; a row's result does not depend on its worker.
         let rows = selection.lengths.len();

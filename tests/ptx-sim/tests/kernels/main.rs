@@ -8,6 +8,7 @@ mod sim;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use gpu_kernels::aggregate::{PER_HEAD, SOFTMAX};
 use gpu_kernels::select::{KEYS_PER_WORD, MAX_TURN_KEYS, Plan};
 use gpu_kernels::step::StepShape;
 use keysieve::cpu::CpuStages;
@@ -15,7 +16,7 @@ use keysieve::stages::Stages;
 use keysieve_tests::device::{check_same, fail, lens_u32, step_shape};
 use keysieve_tests::oracle::Shape;
 use keysieve_tests::strategies::{
-    Budget, EncodeCase, Fill, Palette, Random, StepCase, encode_cases, step_cases,
+    Budget, EncodeCase, Fill, Palette, Random, StepCase, any_step_cases, encode_cases,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 use proptest::prelude::*;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         stage("lut", lut, 150);
         stage("scores", scores, 150);
         stage("codes", codes, 150);
+        stage("aggregate", aggregate, 100);
         stage("top_k", top_k, 200);
         stage("index_list", index_list, 200);
         stage("weights", weights, 150);
@@ -93,7 +95,7 @@ fn step(components: bool) -> impl Strategy<Value = (StepCase, u64)> {
         elements: 1 << 12,
         components,
     };
-    (step_cases(budget), any::<u64>())
+    (any_step_cases(budget), any::<u64>())
 }
 
 fn lut(file: &'static str, cases: u32) -> Result<(), Failed> {
@@ -162,6 +164,22 @@ fn top_k(file: &'static str, cases: u32) -> Result<(), Failed> {
     })
 }
 
+fn aggregate(file: &'static str, cases: u32) -> Result<(), Failed> {
+    property(cases, step(false), |(case, seed)| {
+        let mut shape = step_shape(&case.shape);
+        if shape.aggregation == PER_HEAD {
+            shape.aggregation = SOFTMAX;
+        }
+        let scores = case
+            .floats
+            .floats(case.shape.num_rows() * case.shape.code_capacity);
+        let lens = lens_u32(&case.seq_lens);
+        let got = SimStages::new(file, seed).aggregate(&shape, &lens, &scores);
+        let expected = CpuStages.aggregate(&shape, &lens, &scores).map_err(fail)?;
+        check_same("cpu", &got.map_err(fail)?, &expected)
+    })
+}
+
 /// Lists as the stages before make them.
 fn heavy_positions(case: &StepCase) -> Result<Vec<i32>, TestCaseError> {
     let shape = &case.shape;
@@ -199,14 +217,16 @@ fn weights(file: &'static str, cases: u32) -> Result<(), Failed> {
 
 fn advance(file: &'static str, cases: u32) -> Result<(), Failed> {
     let lens = proptest::collection::vec(any::<u32>(), 1..700);
-    let strategy = (lens, 0..1000u32, any::<u64>());
-    property(cases, strategy, |(lens, new_tokens, seed)| {
-        let got = SimStages::new(file, seed).advance(&lens, new_tokens);
-        let expected: Vec<i32> = lens
-            .iter()
-            .map(|len| len.wrapping_add(new_tokens) as i32)
-            .collect();
-        check_same("addition", &got.map_err(fail)?, &expected)
+    let most = prop_oneof![Just(u32::MAX), 0..1000u32];
+    let strategy = (lens, 0..1000u32, most, any::<u64>());
+    property(cases, strategy, |(lens, new_tokens, most, seed)| {
+        let got = SimStages::new(file, seed).advance(&lens, new_tokens, most);
+        let (rows, sequences) = got.map_err(fail)?;
+        let longer = |by: u32| lens.iter().map(move |len| len.wrapping_add(by));
+        let expected: Vec<i32> = longer(new_tokens).map(|len| len as i32).collect();
+        check_same("addition", &rows, &expected)?;
+        prop_assert!(sequences.into_iter().eq(longer(new_tokens.min(most))));
+        Ok(())
     })
 }
 
@@ -230,6 +250,7 @@ fn select_cases(
     property(cases, strategy, |((case, seed), num_blocks, appends)| {
         let mut shape = case.shape;
         // What the kernel asks for.
+        (shape.causal, shape.aggregation) = Default::default();
         shape.code_capacity = shape.code_capacity.max(1).next_multiple_of(16);
         shape.list_stride += 1 - shape.window.min(1);
         shape.window = shape.window.max(1);
@@ -331,6 +352,7 @@ fn long_step() -> impl Strategy<Value = (StepCase, u64)> {
                 short_context: false,
                 list_stride: init_offset + 2 * window + heavy,
                 weights_stride: seq_len + window,
+                ..Shape::default()
             };
             let case = StepCase {
                 shape,
@@ -457,5 +479,6 @@ fn one_row(keys: u32, heavy: u32) -> StepShape {
         short_context_limit: 0,
         list_stride: heavy,
         weights_stride: keys,
+        ..StepShape::default()
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use bytemuck::Pod;
+use gpu_kernels::aggregate::{Aggregate, CHUNK, LANES, SOFTMAX, SoftmaxMax, SoftmaxSum};
 use gpu_kernels::codes::{Advance, Codes};
 use gpu_kernels::collectives::SUM_WORDS;
 use gpu_kernels::index_list::IndexList;
@@ -12,7 +13,7 @@ use gpu_kernels::kernel::{In, KernelArgs, Out};
 use gpu_kernels::lut::Lut;
 use gpu_kernels::scores::{self, Scores};
 use gpu_kernels::select::{KEYS_PER_WORD, Plan, SelectSurvivors};
-use gpu_kernels::step::StepShape;
+use gpu_kernels::step::{SequenceParams, StepShape};
 use gpu_kernels::top_k::{self, TopKCount, TopKDigit, TopKGather, TopKHistogram};
 use gpu_kernels::weights::{self, Weights};
 use keysieve::stages::Stages;
@@ -127,6 +128,14 @@ impl<'a> SimStages<'a> {
         self.upload(&lens.collect::<Vec<u32>>())
     }
 
+    /// Sequences of those lengths with the shape's regions.
+    fn upload_sequences(&self, shape: &StepShape, seq_lens: &[u32]) -> u64 {
+        let words = seq_lens
+            .iter()
+            .flat_map(|&len| shape.sequence(len).to_words());
+        self.upload(&words.collect::<Vec<u32>>())
+    }
+
     /// Nothing may read it before a kernel wrote it.
     fn uninit<T: Pod>(&self, len: usize) -> u64 {
         let bytes = len * size_of::<T>();
@@ -186,16 +195,34 @@ impl<'a> SimStages<'a> {
         })
     }
 
-    /// Lengths `[rows]` after `new_tokens` more.
-    pub(crate) fn advance(&self, lens: &[u32], new_tokens: u32) -> Result<Vec<i32>> {
+    /// Lengths `[rows]` after `new_tokens` more, and of as many sequences, which take at most `most`.
+    pub(crate) fn advance(
+        &self,
+        lens: &[u32],
+        new_tokens: u32,
+        most: u32,
+    ) -> Result<(Vec<i32>, Vec<u32>)> {
         let seq_lens = self.upload(lens);
+        let words = lens.iter().flat_map(|&seq_len| {
+            let sequence = SequenceParams {
+                seq_len,
+                new_tokens: most,
+                ..SequenceParams::default()
+            };
+            sequence.to_words()
+        });
+        let sequences = self.upload(&words.collect::<Vec<u32>>());
         let args = Advance {
             seq_lens: Out::from_address(seq_lens),
+            sequences: Out::from_address(sequences),
             new_tokens,
             rows: lens.len() as u32,
+            batch: lens.len() as u32,
         };
         self.launch((lens.len().div_ceil(256), 1), 0, &args)?;
-        Ok(self.download(seq_lens))
+        let words: Vec<u32> = self.download(sequences);
+        let sequences = words.chunks(SequenceParams::WORDS).map(|words| words[0]);
+        Ok((self.download(seq_lens), sequences.collect()))
     }
 
     /// A whole step by `plan`, behind one that left the weights that `listed` tells of.
@@ -265,13 +292,63 @@ impl<'a> SimStages<'a> {
         let args = Scores {
             tables: In::from_address(self.upload(tables)),
             codes: In::from_address(self.upload(codes)),
-            seq_lens: In::from_address(self.upload_lens(shape, seq_lens)),
+            sequences: In::from_address(self.upload_sequences(shape, seq_lens)),
+            page_table: In::from_address(0),
             scores: Out::from_address(scores),
             shape: *shape,
         };
         let blocks = shape.code_capacity.div_ceil(scores::KEYS_PER_BLOCK) as usize;
         self.launch((rows, blocks), shape.table_len(), &args)?;
         Ok(self.download(scores))
+    }
+
+    /// [`Stages::aggregate`], with the violation as an error.
+    pub(crate) fn run_aggregate(
+        &self,
+        shape: &StepShape,
+        seq_lens: &[u32],
+        scores: &[f32],
+    ) -> Result<Vec<f32>> {
+        let rows = seq_lens.len() * shape.rows_per_batch() as usize;
+        let lists = seq_lens.len() * shape.of_lists().rows_per_batch() as usize;
+        let chunks = shape.code_capacity.div_ceil(CHUNK) as usize;
+        let aggregates = self.upload(&vec![0.0f32; lists * shape.code_capacity as usize]);
+        let scores = In::from_address(self.upload(scores));
+        let sequences = In::from_address(self.upload_sequences(shape, seq_lens));
+        let maxima = self.uninit::<u32>(rows * chunks);
+        let sums = self.uninit::<f32>(rows * chunks);
+        let scale = 1.0 / (shape.head_dim as f32).sqrt();
+        let shape = *shape;
+        if shape.aggregation == SOFTMAX {
+            let args = SoftmaxMax {
+                scores,
+                sequences,
+                maxima: Out::from_address(maxima),
+                shape,
+            };
+            self.launch((rows, chunks), SUM_WORDS, &args)?;
+            let args = SoftmaxSum {
+                scores,
+                sequences,
+                maxima: In::from_address(maxima),
+                sums: Out::from_address(sums),
+                scale,
+                shape,
+            };
+            self.launch((rows, chunks), SUM_WORDS + LANES as u32, &args)?;
+        }
+        let args = Aggregate {
+            scores,
+            sequences,
+            maxima: In::from_address(maxima),
+            sums: In::from_address(sums),
+            aggregates: Out::from_address(aggregates),
+            scale,
+            shape,
+        };
+        let words = SUM_WORDS + LANES as u32 + 2 * (shape.num_qo_heads / shape.num_kv_heads);
+        self.launch((lists, chunks), words, &args)?;
+        Ok(self.download(aggregates))
     }
 
     /// [`Stages::weights`], with the violation as an error.
@@ -311,7 +388,7 @@ impl<'a> SimStages<'a> {
             return Ok(self.download(heavy_positions));
         }
         let scores = In::from_address(self.upload(scores));
-        let seq_lens = In::from_address(self.upload_lens(shape, seq_lens));
+        let sequences = In::from_address(self.upload_sequences(shape, seq_lens));
         let histograms = self.upload(&vec![0u32; rows * top_k::NUM_BINS as usize]);
         let cuts = self.uninit::<u32>(rows * top_k::CUT_WORDS as usize);
         let counts = self.uninit::<u32>(rows * blocks);
@@ -319,7 +396,7 @@ impl<'a> SimStages<'a> {
         for digit in 0..top_k::NUM_DIGITS {
             let args = TopKHistogram {
                 scores,
-                seq_lens,
+                sequences,
                 cuts: In::from_address(cuts),
                 histograms: Out::from_address(histograms),
                 digit,
@@ -327,7 +404,7 @@ impl<'a> SimStages<'a> {
             };
             self.launch(by_block, top_k::NUM_BINS, &args)?;
             let args = TopKDigit {
-                seq_lens,
+                sequences,
                 histograms: Out::from_address(histograms),
                 cuts: Out::from_address(cuts),
                 digit,
@@ -337,7 +414,7 @@ impl<'a> SimStages<'a> {
         }
         let args = TopKCount {
             scores,
-            seq_lens,
+            sequences,
             cuts: In::from_address(cuts),
             counts: Out::from_address(counts),
             shape,
@@ -345,7 +422,7 @@ impl<'a> SimStages<'a> {
         self.launch(by_block, SUM_WORDS, &args)?;
         let args = TopKGather {
             scores,
-            seq_lens,
+            sequences,
             cuts: In::from_address(cuts),
             counts: In::from_address(counts),
             heavy_positions: Out::from_address(heavy_positions),
@@ -381,7 +458,8 @@ impl Stages for SimStages<'_> {
             centroids: In::from_address(self.upload(centroids)),
             half_norms: In::from_address(self.upload(&half_norms)),
             new_keys: In::from_address(self.upload(new_keys)),
-            seq_lens: In::from_address(self.upload_lens(shape, seq_lens)),
+            sequences: In::from_address(self.upload_sequences(shape, seq_lens)),
+            page_table: In::from_address(0),
             codes: Out::from_address(codes),
             first_token: 0,
             new_tokens: new_tokens as u32,
@@ -399,10 +477,12 @@ impl Stages for SimStages<'_> {
         queries: &[f32],
     ) -> keysieve::Result<Vec<f32>> {
         let rows = queries.len() / shape.head_dim as usize;
+        let batch = rows / shape.rows_per_batch() as usize;
         let tables = self.uninit::<f32>(rows * shape.table_len() as usize);
         let args = Lut {
             centroids: In::from_address(self.upload(centroids)),
             queries: In::from_address(self.upload(queries)),
+            sequences: In::from_address(self.upload_sequences(shape, &vec![1; batch])),
             tables: Out::from_address(tables),
             shape: *shape,
         };
@@ -419,6 +499,15 @@ impl Stages for SimStages<'_> {
         codes: &[u8],
     ) -> keysieve::Result<Vec<f32>> {
         unwrap(self.run_scores(shape, seq_lens, tables, codes))
+    }
+
+    fn aggregate(
+        &self,
+        shape: &StepShape,
+        seq_lens: &[u32],
+        scores: &[f32],
+    ) -> keysieve::Result<Vec<f32>> {
+        unwrap(self.run_aggregate(shape, seq_lens, scores))
     }
 
     fn top_k(
@@ -441,7 +530,7 @@ impl Stages for SimStages<'_> {
         let lengths = self.uninit::<i32>(rows);
         let args = IndexList {
             heavy_positions: In::from_address(self.upload(heavy_positions)),
-            seq_lens: In::from_address(self.upload_lens(shape, seq_lens)),
+            sequences: In::from_address(self.upload_sequences(shape, seq_lens)),
             positions: Out::from_address(positions),
             lengths: Out::from_address(lengths),
             shape: *shape,
