@@ -62,6 +62,32 @@ fn train_and_select_write_the_lists_of_the_sample() {
 }
 
 #[test]
+fn an_index_by_inner_product_is_written_and_read() {
+    let desk = Desk::new();
+    fs::copy(sample(), desk.path("kv")).unwrap();
+    desk.ok("train --kv kv --out index --metric ip");
+    let index = fs::read(desk.path("index")).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&index).unwrap();
+    assert_eq!(header.metadata().clone().unwrap()["metric"], "ip");
+    let tensors = SafeTensors::deserialize(&index).unwrap();
+    assert_eq!(tensors.tensor("phis").unwrap().shape(), [1, 4, 2]);
+    desk.ok("select --index index --kv kv --out sel --backend cpu");
+    let (stride, _) = lists(&fs::read(desk.path("sel")).unwrap(), [1, 4, 16]);
+    assert_eq!(stride, 384);
+    let recall = |metric: &str| {
+        let output = desk.ok(&format!(
+            "eval --kv kv --json - --metric {metric} --backend cpu"
+        ));
+        let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(value["metric"], metric);
+        value["quality"]["recall"].as_f64().unwrap()
+    };
+    // Another codebook, and about as good a one: by lot it would be 0.03.
+    let (l2, ip) = (recall("l2"), recall("ip"));
+    assert!(l2 != ip && ip > 0.4, "{l2} {ip}");
+}
+
+#[test]
 fn the_same_input_gives_the_same_bytes() {
     let desk = Desk::with_index();
     desk.ok("--quiet train --kv kv --out again");

@@ -22,6 +22,9 @@ pub enum Metric {
     /// Squared Euclidean distance.
     #[default]
     L2,
+    /// Inner product: the Euclidean distance of sub-vectors augmented by one component, which gives all
+    /// keys of a group the same norm. Scores are inner products with either metric.
+    Ip,
 }
 
 impl Metric {
@@ -29,6 +32,7 @@ impl Metric {
     pub fn name(self) -> &'static str {
         match self {
             Metric::L2 => "l2",
+            Metric::Ip => "ip",
         }
     }
 
@@ -36,7 +40,8 @@ impl Metric {
     pub fn from_name(name: &str) -> Result<Self> {
         match name {
             "l2" => Ok(Metric::L2),
-            other => Err(Error::invalid("metric", other, "l2")),
+            "ip" => Ok(Metric::Ip),
+            other => Err(Error::invalid("metric", other, "l2 or ip")),
         }
     }
 }
@@ -70,6 +75,11 @@ impl PqConfig {
     /// Centroids of one sub-vector, 2^bits.
     pub fn num_centroids(&self) -> usize {
         1 << self.bits
+    }
+
+    /// Whether sub-vectors and centroids have a component more for the search of the nearest.
+    pub fn is_augmented(&self) -> bool {
+        self.metric == Metric::Ip
     }
 
     /// Components of one sub-vector, head_dim / m.

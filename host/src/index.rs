@@ -1,7 +1,7 @@
 //! [`KeyIndex`]: the centroids and codes of one layer's keys.
 
 use crate::config::{MAX_TOKENS, PqConfig, TrainConfig};
-use crate::cpu::{self, centroid_lanes::CentroidLanes, simd::Simd};
+use crate::cpu::{self, centroid_lanes::CentroidLanes, codes::Encoder, simd::Simd};
 use crate::error::{Error, Result};
 use crate::tensor::Keys;
 
@@ -18,9 +18,23 @@ pub struct KeyIndex {
     capacity: usize,
     seq_len: usize,
     centroids: Vec<f32>,
+    augmentation: Option<Augmentation>,
+    /// For tables.
     lanes: Vec<CentroidLanes>,
+    /// For the search of the nearest, where that takes a component more.
+    augmented_lanes: Vec<CentroidLanes>,
     simd: Simd,
     codes: Vec<u8>,
+}
+
+/// What the metric `ip` adds to a codebook: see [`gpu_kernels::codebook`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Augmentation {
+    /// The largest squared norm among the sub-vectors that were trained on, `[batch, num_kv_heads, m]`;
+    /// finite, not negative.
+    pub phis: Vec<f32>,
+    /// The centroids' last components, `[batch, num_kv_heads, m, 2^bits]`.
+    pub components: Vec<f32>,
 }
 
 /// Most (batch, key-value head) pairs of an index. Times the tokens, sub-vectors and centroids of
@@ -42,6 +56,8 @@ pub struct IndexParts {
     pub num_codes: usize,
     /// `[batch, num_kv_heads, m, 2^bits, sub_dim]`.
     pub centroids: Vec<f32>,
+    /// With the metric `ip`, and only then.
+    pub augmentation: Option<Augmentation>,
     /// `[batch, num_kv_heads, num_codes, m]`.
     pub codes: Vec<u8>,
 }
@@ -88,7 +104,8 @@ impl KeyIndex {
         check_capacity(keys.tokens, capacity)?;
         keys.check_finite()?;
 
-        let centroids = cpu::codebook::train(simd, config, training, keys, progress);
+        let (centroids, augmentation) =
+            cpu::codebook::train(simd, config, training, keys, progress);
         let mut index = Self::from_parts(
             IndexParts {
                 config: *config,
@@ -97,6 +114,7 @@ impl KeyIndex {
                 head_dim: keys.head_dim,
                 num_codes: 0,
                 centroids,
+                augmentation,
                 codes: Vec::new(),
             },
             capacity,
@@ -113,8 +131,9 @@ impl KeyIndex {
     /// An index of the given parts with room for `capacity` tokens.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the configuration cannot be, a tensor has the wrong length, a code is
-    /// no centroid's, the tokens exceed `capacity`, or as [`Simd::chosen`].
+    /// [`Error::Invalid`] when the configuration cannot be, a tensor has the wrong length or is not the
+    /// metric's, a phi is negative or not finite, a code is no centroid's, the tokens exceed `capacity`, or as
+    /// [`Simd::chosen`].
     pub fn from_parts(parts: IndexParts, capacity: usize) -> Result<Self> {
         let IndexParts {
             config,
@@ -123,6 +142,7 @@ impl KeyIndex {
             head_dim,
             num_codes,
             centroids,
+            augmentation,
             codes,
         } = parts;
         let simd = Simd::chosen()?;
@@ -147,6 +167,7 @@ impl KeyIndex {
                 format!("{expected}"),
             ));
         }
+        check_augmentation(&config, groups, augmentation.as_ref())?;
         let expected = groups * num_codes * m;
         if codes.len() != expected {
             return Err(Error::invalid(
@@ -178,6 +199,16 @@ impl KeyIndex {
             .chunks_exact(config.num_centroids() * sub_dim)
             .map(|centroids| CentroidLanes::new(centroids, sub_dim))
             .collect();
+        let augmented_lanes = match &augmentation {
+            None => Vec::new(),
+            Some(Augmentation { components, .. }) => centroids
+                .chunks_exact(config.num_centroids() * sub_dim)
+                .zip(components.chunks_exact(config.num_centroids()))
+                .map(|(centroids, components)| {
+                    CentroidLanes::augmented(centroids, components, sub_dim)
+                })
+                .collect(),
+        };
         let mut index = KeyIndex {
             config,
             batch,
@@ -186,7 +217,9 @@ impl KeyIndex {
             capacity: seq_len,
             seq_len,
             centroids,
+            augmentation,
             lanes,
+            augmented_lanes,
             simd,
             codes,
         };
@@ -201,8 +234,17 @@ impl KeyIndex {
     /// [`Error::NotFinite`] for NaN or infinities, [`Error::Capacity`] when they do not fit.
     pub fn append(&mut self, keys: Keys<'_>) -> Result<()> {
         self.check_append(&keys)?;
-        let (m, first) = (self.config.num_subvectors, self.num_codes());
-        cpu::codes::append(self.simd, m, &self.lanes, keys, first, &mut self.codes);
+        let first = self.num_codes();
+        let encoder = Encoder {
+            simd: self.simd,
+            m: self.config.num_subvectors,
+            lanes: match self.augmentation {
+                None => &self.lanes,
+                Some(_) => &self.augmented_lanes,
+            },
+            phis: self.augmentation.as_ref().map(|added| &added.phis[..]),
+        };
+        cpu::codes::append(encoder, keys, first, &mut self.codes);
         self.seq_len += keys.tokens;
         Ok(())
     }
@@ -269,6 +311,7 @@ impl KeyIndex {
             head_dim: self.head_dim,
             num_codes: self.num_codes(),
             centroids: self.centroids.clone(),
+            augmentation: self.augmentation.clone(),
             codes,
         }
     }
@@ -328,12 +371,19 @@ impl KeyIndex {
         &self.centroids
     }
 
-    /// Half squared norms of the centroids, `[batch, num_kv_heads, m, 2^bits]`.
+    /// What the metric `ip` adds to the centroids.
+    pub fn augmentation(&self) -> Option<&Augmentation> {
+        self.augmentation.as_ref()
+    }
+
+    /// Half squared norms of the centroids, `[batch, num_kv_heads, m, 2^bits]`, the component that augments
+    /// them included.
     pub fn half_norms(&self) -> Vec<f32> {
-        self.lanes
-            .iter()
-            .flat_map(|lanes| lanes.half_norms())
-            .collect()
+        let lanes = match self.augmentation {
+            None => &self.lanes,
+            Some(_) => &self.augmented_lanes,
+        };
+        lanes.iter().flat_map(|lanes| lanes.half_norms()).collect()
     }
 
     /// The centroids of each (group, sub-vector), laid out for vectors.
@@ -349,6 +399,45 @@ impl KeyIndex {
     /// `[batch, num_kv_heads, code_capacity, m]`, of which the first `num_codes` keys count.
     pub fn padded_codes(&self) -> &[u8] {
         &self.codes
+    }
+}
+
+fn check_augmentation(
+    config: &PqConfig,
+    groups: usize,
+    augmentation: Option<&Augmentation>,
+) -> Result<()> {
+    let Some(Augmentation { phis, components }) = augmentation else {
+        if config.is_augmented() {
+            let expected = format!("one, as metric {} has", config.metric.name());
+            return Err(Error::invalid("augmentation", "none", expected));
+        }
+        return Ok(());
+    };
+    if !config.is_augmented() {
+        let expected = format!("none, as metric {} has", config.metric.name());
+        return Err(Error::invalid("augmentation", "one", expected));
+    }
+    let lens = [
+        ("phis", phis.len(), groups * config.num_subvectors),
+        ("components", components.len(), groups * config.table_len()),
+    ];
+    for (argument, got, expected) in lens {
+        if got != expected {
+            return Err(Error::invalid(
+                format!("augmentation: {argument}"),
+                format!("{got} elements"),
+                expected,
+            ));
+        }
+    }
+    match phis.iter().find(|phi| !(0.0..=f32::MAX).contains(*phi)) {
+        None => Ok(()),
+        Some(phi) => Err(Error::invalid(
+            "augmentation: phis",
+            phi,
+            "finite numbers that are not negative",
+        )),
     }
 }
 

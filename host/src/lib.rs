@@ -47,7 +47,7 @@ pub mod stages;
 pub use backend::{AutoBackend, Backend};
 pub use config::{Metric, PqConfig, SelectConfig, TrainConfig};
 pub use error::{Error, Result};
-pub use index::{IndexParts, KeyIndex};
+pub use index::{Augmentation, IndexParts, KeyIndex};
 pub use selection::Selection;
 pub use selector::Selector;
 pub use tensor::{Keys, Queries};

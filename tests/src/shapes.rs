@@ -1,8 +1,8 @@
 //! The smallest shape, and what the library is told of a shape.
 
-use keysieve::{IndexParts, Metric, PqConfig, SelectConfig};
+use keysieve::{Augmentation, IndexParts, Metric, PqConfig, SelectConfig};
 
-use crate::oracle::Shape;
+use crate::oracle::{self, Shape};
 use crate::strategies::{Fill, LoopCase};
 
 /// One query of one head over `keys` candidates, of one component and one bit; nothing is listed
@@ -25,6 +25,18 @@ pub fn one_row(keys: usize, heavy: usize) -> Shape {
         list_stride: 1,
         weights_stride: 0,
     }
+}
+
+/// The oracle's augmentation as the library's.
+pub fn library_augmentation(augmentation: oracle::Augmentation) -> Augmentation {
+    let oracle::Augmentation { phis, components } = augmentation;
+    Augmentation { phis, components }
+}
+
+/// The library's augmentation as the oracle's.
+pub fn oracle_augmentation(augmentation: Augmentation) -> oracle::Augmentation {
+    let Augmentation { phis, components } = augmentation;
+    oracle::Augmentation { phis, components }
 }
 
 /// The format of that shape.
@@ -52,13 +64,21 @@ pub fn select_config(shape: &Shape, weights: bool) -> SelectConfig {
 pub fn index_parts(case: &LoopCase, centroids: Fill) -> IndexParts {
     let shape = &case.shape;
     let codes_len = shape.groups() * case.num_codes * shape.num_subvectors;
+    let augmentation = case.augmentation.map(|fill| fill.augmentation(shape));
     IndexParts {
-        config: pq_config(shape),
+        config: PqConfig {
+            metric: match augmentation {
+                None => Metric::L2,
+                Some(_) => Metric::Ip,
+            },
+            ..pq_config(shape)
+        },
         batch: shape.batch,
         num_kv_heads: shape.num_kv_heads,
         head_dim: shape.head_dim,
         num_codes: case.num_codes,
         centroids: centroids.floats(shape.centroids_len()),
+        augmentation: augmentation.map(library_augmentation),
         codes: case.codes.codes(codes_len, shape.bits),
     }
 }

@@ -62,13 +62,14 @@ pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     )?;
     writeln!(
         text,
-        "   m  bits  bytes/key  recall  heads min-max    mass  exact mass   ratio"
+        "   m  bits  metric  bytes/key  recall  heads min-max    mass  exact mass   ratio"
     )?;
     writeln!(
         text,
-        "{:4}  {:4}  {:9}  {:6.3}  {low:.3} - {high:.3}  {:6.3}      {:6.3}  {:6.3}",
+        "{:4}  {:4}  {:>6}  {:9}  {:6.3}  {low:.3} - {high:.3}  {:6.3}      {:6.3}  {:6.3}",
         pq.num_subvectors,
         pq.bits,
+        pq.metric.name(),
         packed_bytes,
         quality.recall,
         quality.mass,
@@ -92,6 +93,7 @@ pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
         },
         "num_subvectors": pq.num_subvectors,
         "bits": pq.bits,
+        "metric": pq.metric.name(),
         "init_offset": pq.init_offset,
         "iterations": args.pq.training().iterations,
         "seed": args.pq.training().seed,

@@ -1,19 +1,22 @@
 //! Training: Lloyd's k-means for every (batch, head, sub-vector).
 
-use gpu_kernels::codebook::half_norm;
+use gpu_kernels::codebook::{half_norm, phi, squared_norm};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::centroid_lanes::{CentroidLanes, nearest_centroids};
+use super::codes::augment;
 use super::simd::{Isa, Simd, on_each_isa};
 use crate::config::{PqConfig, TrainConfig};
+use crate::index::Augmentation;
 use crate::tensor::Keys;
 
 /// Points of one parallel task. Fixed, so that results do not depend on the number of threads.
 const POINTS_PER_TASK: usize = 1024;
 
-/// Trains the codebooks of all groups: `[batch, num_kv_heads, m, 2^bits, sub_dim]`.
+/// Trains the codebooks of all groups: centroids `[batch, num_kv_heads, m, 2^bits, sub_dim]` and what the
+/// metric adds to them.
 ///
 /// Keys from `init_offset` on take part. Each sub-vector has its own stream of random numbers, and
 /// every sum is taken in the order of the keys, so the result depends on the seed alone.
@@ -23,28 +26,36 @@ pub(crate) fn train(
     training: &TrainConfig,
     keys: Keys<'_>,
     progress: &(dyn Fn(usize, usize) + Sync),
-) -> Vec<f32> {
+) -> (Vec<f32>, Option<Augmentation>) {
     let m = config.num_subvectors;
     let sub_dim = config.sub_dim(keys.head_dim);
+    let point_dim = sub_dim + usize::from(config.is_augmented());
     let num_problems = keys.batch * keys.num_kv_heads * m;
     let done = std::sync::atomic::AtomicUsize::new(0);
-    let mut centroids = vec![0.0; num_problems * config.num_centroids() * sub_dim];
+    let mut phis = vec![0.0; num_problems];
+    let mut centroids = vec![0.0; num_problems * config.num_centroids() * point_dim];
     centroids
-        .par_chunks_mut(config.num_centroids() * sub_dim)
+        .par_chunks_mut(config.num_centroids() * point_dim)
+        .zip(&mut phis)
         .enumerate()
-        .for_each(|(problem, centroids)| {
+        .for_each(|(problem, (centroids, phi))| {
             let (group, subvector) = (problem / m, problem % m);
-            let points: Vec<f32> = keys.group(group)[config.init_offset * keys.head_dim..]
-                .chunks_exact(keys.head_dim)
-                .flat_map(|key| &key[subvector * sub_dim..(subvector + 1) * sub_dim])
-                .copied()
-                .collect();
+            let group_keys = &keys.group(group)[config.init_offset * keys.head_dim..];
+            let mut points = Vec::with_capacity(group_keys.len() / keys.head_dim * point_dim);
+            for key in group_keys.chunks_exact(keys.head_dim) {
+                points.extend_from_slice(&key[subvector * sub_dim..(subvector + 1) * sub_dim]);
+                points.resize(points.len() + point_dim - sub_dim, 0.0);
+            }
+            if config.is_augmented() {
+                *phi = largest_phi(simd, &points, sub_dim);
+                augment(simd, &mut points, sub_dim, *phi);
+            }
             let mut rng = ChaCha8Rng::seed_from_u64(training.seed);
             rng.set_stream(problem as u64);
             k_means(
                 simd,
                 &points,
-                sub_dim,
+                point_dim,
                 training.iterations,
                 &mut rng,
                 centroids,
@@ -52,7 +63,29 @@ pub(crate) fn train(
             let done = 1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             progress(done, num_problems);
         });
-    centroids
+    if !config.is_augmented() {
+        return (centroids, None);
+    }
+    let of_each = || centroids.chunks_exact(point_dim);
+    let components = of_each().map(|centroid| centroid[sub_dim]).collect();
+    let plain = of_each().flat_map(|centroid| &centroid[..sub_dim]);
+    (
+        plain.copied().collect(),
+        Some(Augmentation { phis, components }),
+    )
+}
+
+on_each_isa! {
+    /// The phi of `points` `[n, sub_dim + 1]`, whose last components do not count.
+    fn largest_phi(points: &[f32], sub_dim: usize) -> f32 = largest_phi_on;
+}
+
+#[inline(always)]
+fn largest_phi_on<I: Isa>(_isa: I, points: &[f32], sub_dim: usize) -> f32 {
+    let norms = points
+        .chunks_exact(sub_dim + 1)
+        .map(|point| squared_norm(sub_dim, |i| point[i]));
+    phi(norms.fold(0.0, f32::max))
 }
 
 /// Lloyd's algorithm from a k-means++ start, for `points` `[n, sub_dim]`, n at least 1, into
