@@ -40,6 +40,7 @@ pub mod step;
 pub mod codebook;
 pub mod codes;
 pub mod index_list;
+pub mod kmeans;
 pub mod lut;
 pub mod scores;
 pub mod top_k;

@@ -1,12 +1,18 @@
 //! The table of all kernels: what the host loads, and what `cargo xtask` builds and checks.
 
 use crate::kernel::{KernelArgs, KernelInfo};
-use crate::{codes, index_list, lut, scores, select, select_tuples, top_k, tuple_counts, weights};
+use crate::{
+    codes, index_list, kmeans, lut, scores, select, select_tuples, top_k, tuple_counts, weights,
+};
 
 /// Every kernel of the crate, in data-flow order.
 pub const KERNELS: &[KernelInfo] = &[
     codes::Codes::INFO,
     codes::Advance::INFO,
+    kmeans::KMeansSurvey::INFO,
+    kmeans::KMeansStart::INFO,
+    kmeans::KMeansAssign::INFO,
+    kmeans::KMeansUpdate::INFO,
     tuple_counts::TupleCounts::INFO,
     lut::Lut::INFO,
     scores::Scores::INFO,

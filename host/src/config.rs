@@ -134,21 +134,67 @@ impl PqConfig {
     }
 }
 
-/// How centroids are trained: Lloyd's k-means from a k-means++ start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where Lloyd's k-means begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Start {
+    /// k-means++: each next centroid a point drawn by its squared distance from those before. On the CPU only.
+    #[default]
+    PlusPlus,
+    /// Different points drawn by lot, the same on every backend.
+    Sampled,
+}
+
+impl Start {
+    /// `plus-plus` or `sampled`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Start::PlusPlus => "plus-plus",
+            Start::Sampled => "sampled",
+        }
+    }
+}
+
+/// How centroids are trained: Lloyd's k-means.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TrainConfig {
-    /// Lloyd iterations; 0 leaves the k-means++ start.
+    /// Lloyd iterations at most; 0 leaves the start.
     pub iterations: usize,
     /// Seed of the start; the same seed gives the same centroids on any number of threads.
     pub seed: u64,
+    /// The first centroids.
+    pub start: Start,
+    /// A codebook is done when the squared shifts of all its centroids' components, added up, are at most so many
+    /// times their squares; 0: when nothing moves.
+    pub tolerance: f32,
 }
 
 impl Default for TrainConfig {
+    /// 10 iterations from a k-means++ start, seed 0, on while anything moves.
     fn default() -> Self {
         TrainConfig {
             iterations: 10,
             seed: 0,
+            start: Start::PlusPlus,
+            tolerance: 0.0,
         }
+    }
+}
+
+impl TrainConfig {
+    /// Checks the configuration.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a `tolerance` that is negative or not finite.
+    pub fn validate(&self) -> Result<()> {
+        if (0.0..=f32::MAX).contains(&self.tolerance) {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "tolerance",
+            self.tolerance,
+            "a finite number that is not negative",
+        ))
     }
 }
 

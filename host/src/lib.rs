@@ -34,6 +34,7 @@ pub mod error;
 pub mod tensor;
 
 pub mod backend;
+mod codebook_start;
 pub mod index;
 pub mod selection;
 pub mod selector;
@@ -45,7 +46,7 @@ pub mod quality;
 pub mod stages;
 
 pub use backend::{AutoBackend, Backend};
-pub use config::{Metric, PqConfig, SelectConfig, TrainConfig};
+pub use config::{Metric, PqConfig, SelectConfig, Start, TrainConfig};
 pub use error::{Error, Result};
 pub use index::{Augmentation, IndexParts, KeyIndex};
 pub use selection::Selection;

@@ -162,6 +162,7 @@ fn train_cases(palettes: &'static [Palette]) -> impl Strategy<Value = TrainCase>
                 training: TrainConfig {
                     iterations: training.1,
                     seed: training.2,
+                    ..TrainConfig::default()
                 },
                 fill,
             }
@@ -231,6 +232,7 @@ fn many_keys(seed: u64) -> TrainCase {
         training: TrainConfig {
             iterations: 4,
             seed,
+            ..TrainConfig::default()
         },
         fill: Fill::usual(1),
     }

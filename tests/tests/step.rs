@@ -232,6 +232,7 @@ fn reference_shape_after_training(device: &Device) -> TestCaseResult {
     let training = TrainConfig {
         iterations: 2,
         seed: 5,
+        ..TrainConfig::default()
     };
     let first_keys = keys(&shape, &data, tokens).map_err(fail)?;
     let index = KeyIndex::train(&pq_config(&shape), &training, first_keys, tokens + appended)

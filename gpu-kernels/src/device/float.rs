@@ -32,3 +32,15 @@ pub fn sqrt(x: f32) -> f32 {
     };
     result
 }
+
+/// The number that these bits of IEEE half precision stand for.
+#[inline(always)]
+pub fn f16_to_f32(bits: u16) -> f32 {
+    let result: f32;
+    // SAFETY: arithmetic on registers.
+    unsafe {
+        asm!("cvt.f32.f16 {}, {};", out(reg32) result, in(reg16) bits,
+             options(pure, nomem, nostack, preserves_flags))
+    };
+    result
+}

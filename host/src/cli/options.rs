@@ -62,6 +62,7 @@ impl PqArgs {
         TrainConfig {
             iterations: self.iterations,
             seed: self.seed,
+            ..TrainConfig::default()
         }
     }
 }

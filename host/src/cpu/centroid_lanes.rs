@@ -60,6 +60,17 @@ impl CentroidLanes {
         }
     }
 
+    /// The centroids as they came, `[num_centroids, sub_dim]`.
+    pub(crate) fn to_centroids(&self, centroids: &mut [f32]) {
+        for (index, centroid) in centroids.chunks_exact_mut(self.sub_dim).enumerate() {
+            let (block, lane) = (index / FLOATS, index % FLOATS);
+            let components = &self.components[block * self.sub_dim..][..self.sub_dim];
+            for (to, component) in centroid.iter_mut().zip(components) {
+                *to = component.0[lane];
+            }
+        }
+    }
+
     /// Half squared norms, `[num_centroids]`.
     pub(crate) fn half_norms(&self) -> impl Iterator<Item = f32> + '_ {
         let lanes = self.half_norms.iter().flat_map(|lanes| lanes.0);
