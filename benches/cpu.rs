@@ -52,12 +52,14 @@ fn case((_, heads, m, bits, heavy, candidates): Format) -> (Shape, KeyIndex, Vec
         head_dim: 128,
         num_codes: capacity,
         centroids: centroids.clone(),
+        augmentation: None,
         codes: codes.clone(),
     };
     let index = KeyIndex::from_parts(parts, sink + capacity).expect("the parts fit");
     let context = Context {
         shape,
         centroids,
+        augmentation: None,
         codes,
         seq_len: sink + capacity,
     };
@@ -110,8 +112,14 @@ fn training(criterion: &mut Criterion) {
         bits: 6,
         ..one_row(tokens, 1)
     };
-    let codes =
-        keysieve_tests::oracle::codes(&shape, &parts.centroids, &[0], keys.data, &vec![0; tokens]);
+    let codes = keysieve_tests::oracle::codes(
+        &shape,
+        &parts.centroids,
+        None,
+        &[0],
+        keys.data,
+        &vec![0; tokens],
+    );
     assert!(codes == parts.codes, "a code is not the nearest centroid's");
 
     let mut group = criterion.benchmark_group("train 31,872 x 64, 64 centroids");

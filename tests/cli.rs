@@ -62,6 +62,103 @@ fn train_and_select_write_the_lists_of_the_sample() {
 }
 
 #[test]
+fn an_index_by_inner_product_is_written_and_read() {
+    let desk = Desk::new();
+    fs::copy(sample(), desk.path("kv")).unwrap();
+    desk.ok("train --kv kv --out index --metric ip");
+    let index = fs::read(desk.path("index")).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&index).unwrap();
+    assert_eq!(header.metadata().clone().unwrap()["metric"], "ip");
+    let tensors = SafeTensors::deserialize(&index).unwrap();
+    assert_eq!(tensors.tensor("phis").unwrap().shape(), [1, 4, 2]);
+    desk.ok("select --index index --kv kv --out sel --backend cpu");
+    let (stride, _) = lists(&fs::read(desk.path("sel")).unwrap(), [1, 4, 16]);
+    assert_eq!(stride, 384);
+    let recall = |metric: &str| {
+        let output = desk.ok(&format!(
+            "eval --kv kv --json - --metric {metric} --backend cpu"
+        ));
+        let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(value["metric"], metric);
+        value["quality"]["recall"].as_f64().unwrap()
+    };
+    // Another codebook, and about as good a one: by lot it would be 0.03.
+    let (l2, ip) = (recall("l2"), recall("ip"));
+    assert!(l2 != ip && ip > 0.4, "{l2} {ip}");
+}
+
+#[test]
+fn a_sweep_is_a_table_a_list_and_a_drawing() {
+    let desk = Desk::new();
+    let context =
+        "--init-offset 4 --sink 4 --window 8 --heavy 16 --iterations 2 --no-short-context";
+    desk.write("kv", kv(&[1, 400, 8], &[2, 3, 8]));
+    let output = desk.ok(&format!(
+        "eval --kv kv --sweep {context} --backend cpu --json list --svg drawing"
+    ));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("16 sub-vectors do not divide 8 components."),
+        "{text}"
+    );
+    let read = |name: &str| fs::read_to_string(desk.path(name)).unwrap();
+    let list: Value = serde_json::from_str(&read("list")).unwrap();
+    let points = list.as_array().unwrap();
+    assert_eq!(points.len(), 2 * 3 * 3);
+    for point in points {
+        let number = |name: &str| point[name].as_f64().unwrap();
+        assert_eq!(point.as_object().unwrap().len(), 7);
+        let bytes = number("num_subvectors") * number("bits") / 8.0;
+        assert_eq!(number("bytes_per_key"), bytes);
+        let exact = number("mass_exact");
+        assert!(number("mass") <= exact && exact < 1.0, "{point}");
+    }
+    // Each point is what `eval` gives alone.
+    let last = &points[17];
+    assert_eq!(last["metric"], "ip");
+    let alone = desk.ok(&format!(
+        "eval --kv kv --metric ip --subvectors 8 --bits 8 {context} --backend cpu --json -"
+    ));
+    let alone: Value = serde_json::from_slice(&alone.stdout).unwrap();
+    assert_eq!(alone["quality"]["recall"], last["recall"]);
+    assert_eq!(alone["quality"]["mass"], last["mass"]);
+    let drawing = read("drawing");
+    assert!(drawing.starts_with("<svg") && drawing.trim_end().ends_with("</svg>"));
+    // A mark for every point in both panels, and one for every series in both legends.
+    assert_eq!(drawing.matches("<circle").count(), 2 * (18 + 6));
+
+    let before = desk.files();
+    let output = desk.ok(&format!(
+        "eval --kv kv --sweep {context} --backend cpu --json -"
+    ));
+    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(printed, list);
+    assert_eq!(desk.files(), before);
+
+    desk.refused_saying("eval --kv kv --svg other", "--sweep");
+    desk.refused_saying("eval --kv kv --sweep --bits 4", "--bits");
+    desk.refused_saying("eval --kv kv --sweep --subvectors 4", "--subvectors");
+    desk.refused_saying("eval --kv kv --sweep --metric l2", "--metric");
+    desk.refused_saying(
+        "eval --kv kv --sweep --svg no/such/file",
+        "--svg .. no/such",
+    );
+    desk.refused_saying(
+        "eval --kv kv --sweep --json no/such/file",
+        "--json .. no/such",
+    );
+    desk.refused_saying(
+        "eval --kv kv --sweep --init-offset 400",
+        "--init-offset .. 400",
+    );
+    desk.write("kv", kv(&[1, 40, 7], &[2, 3, 7]));
+    desk.refused_saying(
+        "eval --kv kv --sweep --init-offset 4",
+        "head_dim .. 7 .. [2, 4, 8, 16]",
+    );
+}
+
+#[test]
 fn the_same_input_gives_the_same_bytes() {
     let desk = Desk::with_index();
     desk.ok("--quiet train --kv kv --out again");

@@ -87,7 +87,11 @@ fn train(keys: Keys<'_>, pq: &PqConfig, iterations: usize, runs: usize) -> Resul
     let mut times = Vec::new();
     let mut inertias = Vec::new();
     for seed in 0..runs as u64 {
-        let training = TrainConfig { iterations, seed };
+        let training = TrainConfig {
+            iterations,
+            seed,
+            ..TrainConfig::default()
+        };
         let start = Instant::now();
         let index = KeyIndex::train(pq, &training, keys, keys.tokens)?;
         times.push(start.elapsed().as_secs_f64() * 1e3);
@@ -129,6 +133,7 @@ fn steps(
     let training = TrainConfig {
         iterations: 4,
         seed: 0,
+        ..TrainConfig::default()
     };
     let index = KeyIndex::train(pq, &training, keys, keys.tokens)?;
     let select = SelectConfig {

@@ -1,17 +1,47 @@
 //! Centroids: how near a key is to one.
+//!
+//! # Inner product as distance
+//!
+//! With the metric `ip` every sub-vector x of a key gets one component more, `sqrt(phi - |x|^2)`, where phi
+//! is the largest squared norm among the keys of its group that were trained on. All of those then have
+//! squared norm phi, so that the nearest of several by Euclidean distance is the one with the largest inner
+//! product (Bachrach et al. 2014; the public PQCache indexers train so). Centroids have the component too. A query
+//! would have 0 there: tables and scores are those of the first `sub_dim` components.
 
-use crate::float::fma;
+use crate::float::{fma, sqrt};
 use crate::order::{rank, rank_position};
 
-/// Half the squared norm of a centroid, `sum(c[i]^2) / 2`, summed in the order of the components
-/// with one fused multiply-add each. Computed once per codebook.
+/// The squared norm of `n` components, summed in their order with one fused multiply-add each.
+#[inline(always)]
+pub fn squared_norm(n: usize, x: impl Fn(usize) -> f32) -> f32 {
+    let mut sum = 0.0;
+    for i in 0..n {
+        sum = fma(x(i), x(i), sum);
+    }
+    sum
+}
+
+/// Half the squared norm of a centroid, `sum(c[i]^2) / 2`, see [`squared_norm`]. Computed once per
+/// codebook; with the metric `ip` the centroid's last component is the one that augments it.
 #[inline(always)]
 pub fn half_norm(centroid: &[f32]) -> f32 {
-    let mut sum = 0.0;
-    for &c in centroid {
-        sum = fma(c, c, sum);
-    }
-    0.5 * sum
+    0.5 * squared_norm(centroid.len(), |i| centroid[i])
+}
+
+/// phi of several sub-vectors, of which `largest` is the largest [`squared_norm`]: that, or the largest
+/// number where it overflows.
+#[inline(always)]
+pub fn phi(largest: f32) -> f32 {
+    largest.min(f32::MAX)
+}
+
+/// The component that augments a sub-vector of that [`squared_norm`]: `sqrt(max(phi - |x|^2, 0))`. A key that
+/// came after training may be longer than all that were trained on; its component is 0. So is one that is
+/// not comparable (NaN).
+#[inline(always)]
+pub fn augmented_component(phi: f32, squared_norm: f32) -> f32 {
+    let rest = phi - squared_norm;
+    if rest > 0.0 { sqrt(rest) } else { 0.0 }
 }
 
 /// How near a sub-vector is to each of `W` centroids, larger being nearer: `x . c - |c|^2 / 2`.

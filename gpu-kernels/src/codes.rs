@@ -4,6 +4,16 @@
 use crate::kernel::{In, Out};
 use crate::step::{SequenceParams, StepShape};
 
+/// What the metric `ip` adds to centroids: see [`crate::codebook`].
+#[cfg(target_arch = "nvptx64")]
+#[derive(Clone, Copy)]
+pub(crate) struct Augmentation {
+    /// `[groups, m]`.
+    phis: In<f32>,
+    /// The centroids' last components, `[groups, m, 2^bits]`.
+    components: In<f32>,
+}
+
 /// The code of sub-vector `subvector` of the key whose sub-vector begins at `new_keys[key_at]`: the
 /// warp's lanes take the group's centroids by turns.
 ///
@@ -21,13 +31,47 @@ pub(crate) unsafe fn encode(
     new_keys: In<f32>,
     key_at: usize,
 ) -> u8 {
-    use crate::codebook::{Nearest, accumulate};
+    // SAFETY: the caller's.
+    unsafe {
+        encode_augmented(
+            shape, group, subvector, centroids, half_norms, new_keys, key_at, None,
+        )
+    }
+}
+
+/// [`encode`] with sub-vectors and centroids augmented.
+///
+/// # Safety
+/// As [`encode`].
+#[cfg(target_arch = "nvptx64")]
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn encode_augmented(
+    shape: &StepShape,
+    group: u32,
+    subvector: u32,
+    centroids: In<f32>,
+    half_norms: In<f32>,
+    new_keys: In<f32>,
+    key_at: usize,
+    augmentation: Option<Augmentation>,
+) -> u8 {
+    use crate::codebook::{Nearest, accumulate, augmented_component, squared_norm};
     use crate::device::warp;
 
     let sub_dim = shape.sub_dim() as usize;
     let first_centroid = ((group * shape.num_subvectors + subvector) << shape.bits) as usize;
     // Four components are loaded at a time where they are aligned.
     let in_chunks = if sub_dim % 4 == 0 { sub_dim / 4 * 4 } else { 0 };
+    // Every lane computes it for itself: the same loads and sums in all of them.
+    let augmented = augmentation.map(|Augmentation { phis, components }| {
+        // SAFETY: the caller's promise: a phi for each sub-vector of each group, and the key's components.
+        unsafe {
+            let phi = phis.get((group * shape.num_subvectors + subvector) as usize);
+            let norm = squared_norm(sub_dim, |i| new_keys.get(key_at + i));
+            (augmented_component(phi, norm), components)
+        }
+    });
     let mut nearest = Nearest::NONE;
     let mut index = warp::lane_id();
     while index < shape.num_centroids() {
@@ -65,6 +109,9 @@ pub(crate) unsafe fn encode(
                 |i| new_keys.get(key_at + done + i),
                 |i, _| centroids.get(centroid_at + done + i),
             );
+            if let Some((x, components)) = augmented {
+                accumulate(&mut sums, 1, |_| x, |_, _| components.get(centroid));
+            }
             nearest = nearest.better(Nearest::new(sums[0], index));
         }
         index += 32;
@@ -113,10 +160,13 @@ kernel! {
     /// `new_keys` `[groups, new_tokens, head_dim]`, which become tokens
     /// `seq_len + first_token ..` of their sequences, as many as those take; `sequences` `[batch]` before
     /// this step, `page_table` `[batch, pages_per_sequence]` where the shape has pages,
-    /// `codes` `[groups, code_capacity, m]` or pages of them ([`StepShape::key_at`]).
+    /// `codes` `[groups, code_capacity, m]` or pages of them ([`StepShape::key_at`]). With `is_augmented` 1
+    /// (the metric `ip`) `phis` `[groups, m]` and the centroids' last components `[groups, m, 2^bits]`, which
+    /// their half norms contain; with 0 neither is read.
     pub fn codes as Codes(
-        centroids: In<f32>, half_norms: In<f32>, new_keys: In<f32>, sequences: In<SequenceParams>,
-        page_table: In<u32>, codes: Out<u8>, first_token: u32, new_tokens: u32, shape: StepShape,
+        centroids: In<f32>, half_norms: In<f32>, phis: In<f32>, components: In<f32>,
+        new_keys: In<f32>, sequences: In<SequenceParams>, page_table: In<u32>, codes: Out<u8>,
+        is_augmented: u32, first_token: u32, new_tokens: u32, shape: StepShape,
     );
     threads = 256; barriers = 0; shuffles = crate::collectives::REDUCE_MAX_U64;
     {
@@ -124,6 +174,7 @@ kernel! {
 
         let group = thread::block_idx_x();
         let m = shape.num_subvectors;
+        let augmentation = (is_augmented != 0).then_some(Augmentation { phis, components });
         // SAFETY: one for each sequence.
         let sequence = unsafe { sequences.get((group / shape.num_kv_heads) as usize) };
         let taken = sequence.new_tokens.saturating_sub(first_token).min(new_tokens);
@@ -137,7 +188,10 @@ kernel! {
             // SAFETY: `task` is the same in all lanes of a warp, so all are here; key_at + sub_dim is
             // at most groups * new_tokens * head_dim.
             let code = unsafe {
-                encode(&shape, group, subvector, centroids, half_norms, new_keys, key_at)
+                encode_augmented(
+                    &shape, group, subvector, centroids, half_norms, new_keys, key_at,
+                    augmentation,
+                )
             };
 
             let position = sequence.seq_len + first_token + token;

@@ -1,4 +1,4 @@
-//! The one floating-point operation that `core` does not have.
+//! The floating-point operations that `core` does not have.
 
 /// `a * b + c` with a single rounding (IEEE 754 fusedMultiplyAdd), on either backend.
 ///
@@ -13,5 +13,18 @@ pub fn fma(a: f32, b: f32, c: f32) -> f32 {
     #[cfg(not(target_arch = "nvptx64"))]
     {
         a.mul_add(b, c)
+    }
+}
+
+/// The square root, correctly rounded (IEEE 754 squareRoot), on either backend.
+#[inline(always)]
+pub fn sqrt(x: f32) -> f32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        crate::device::float::sqrt(x)
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    {
+        x.sqrt()
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::kernel::{KernelArgs, KernelInfo};
 use crate::{
-    aggregate, codes, heavy_scores, index_list, lut, scores, select, select_tuples, top_k,
+    aggregate, codes, heavy_scores, index_list, kmeans, lut, scores, select, select_tuples, top_k,
     tuple_counts, weights,
 };
 
@@ -10,6 +10,10 @@ use crate::{
 pub const KERNELS: &[KernelInfo] = &[
     codes::Codes::INFO,
     codes::Advance::INFO,
+    kmeans::KMeansSurvey::INFO,
+    kmeans::KMeansStart::INFO,
+    kmeans::KMeansAssign::INFO,
+    kmeans::KMeansUpdate::INFO,
     tuple_counts::TupleCounts::INFO,
     lut::Lut::INFO,
     scores::Scores::INFO,

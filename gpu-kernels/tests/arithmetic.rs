@@ -1,7 +1,9 @@
 //! The shared arithmetic, function by function, against rules written again: by the tests' oracle where it
 //! has one. Nothing but this crate is compiled, so that `cargo mutants` can ask it about every change.
 
-use gpu_kernels::codebook::{Nearest, accumulate, affinities, half_norm};
+use gpu_kernels::codebook::{
+    Nearest, accumulate, affinities, augmented_component, half_norm, phi, squared_norm,
+};
 use gpu_kernels::float::fma;
 use gpu_kernels::lut::{LANES, partial_sums, table_entry};
 use gpu_kernels::order::{order_key, rank, rank_of_key, rank_position, score_of_key};
@@ -150,6 +152,32 @@ fn affinities_and_the_nearest_are_the_oracles() {
             let expected = oracle::nearest(&x, centroids.iter().map(Vec::as_slice));
             assert_eq!(nearest.index(), u32::from(expected));
         }
+    }
+}
+
+#[test]
+fn augmented_components_are_the_oracles() {
+    assert_eq!(phi(2.5), 2.5);
+    assert_eq!(phi(f32::INFINITY), f32::MAX);
+    assert_eq!(augmented_component(25.0, 9.0), 4.0);
+    // Longer than phi, not comparable, and nothing at all.
+    for (phi, norm) in [
+        (4.0, 4.5),
+        (4.0, f32::INFINITY),
+        (4.0, f32::NAN),
+        (4.0, 4.0),
+    ] {
+        assert_eq!(augmented_component(phi, norm).to_bits(), 0, "{phi} {norm}");
+    }
+    let mut random = Random(8);
+    for _ in 0..5000 {
+        let x: Vec<f32> = (0..1 + random.below(20))
+            .map(|_| random.score(&[]))
+            .collect();
+        let norm = squared_norm(x.len(), |i| x[i]);
+        let phi = random.score(&[norm]).abs();
+        let expected = oracle::augmented(&x, phi);
+        same(augmented_component(phi, norm), expected[x.len()]);
     }
 }
 

@@ -25,6 +25,9 @@ pub enum Metric {
     /// Squared Euclidean distance.
     #[default]
     L2,
+    /// Inner product: the Euclidean distance of sub-vectors augmented by one component, which gives all
+    /// keys of a group the same norm. Scores are inner products with either metric.
+    Ip,
 }
 
 impl Metric {
@@ -32,6 +35,7 @@ impl Metric {
     pub fn name(self) -> &'static str {
         match self {
             Metric::L2 => "l2",
+            Metric::Ip => "ip",
         }
     }
 
@@ -39,7 +43,8 @@ impl Metric {
     pub fn from_name(name: &str) -> Result<Self> {
         match name {
             "l2" => Ok(Metric::L2),
-            other => Err(Error::invalid("metric", other, "l2")),
+            "ip" => Ok(Metric::Ip),
+            other => Err(Error::invalid("metric", other, "l2 or ip")),
         }
     }
 }
@@ -73,6 +78,11 @@ impl PqConfig {
     /// Centroids of one sub-vector, 2^bits.
     pub fn num_centroids(&self) -> usize {
         1 << self.bits
+    }
+
+    /// Whether sub-vectors and centroids have a component more for the search of the nearest.
+    pub fn is_augmented(&self) -> bool {
+        self.metric == Metric::Ip
     }
 
     /// Components of one sub-vector, head_dim / m.
@@ -127,21 +137,67 @@ impl PqConfig {
     }
 }
 
-/// How centroids are trained: Lloyd's k-means from a k-means++ start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where Lloyd's k-means begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Start {
+    /// k-means++: each next centroid a point drawn by its squared distance from those before. On the CPU only.
+    #[default]
+    PlusPlus,
+    /// Different points drawn by lot, the same on every backend.
+    Sampled,
+}
+
+impl Start {
+    /// `plus-plus` or `sampled`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Start::PlusPlus => "plus-plus",
+            Start::Sampled => "sampled",
+        }
+    }
+}
+
+/// How centroids are trained: Lloyd's k-means.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TrainConfig {
-    /// Lloyd iterations; 0 leaves the k-means++ start.
+    /// Lloyd iterations at most; 0 leaves the start.
     pub iterations: usize,
     /// Seed of the start; the same seed gives the same centroids on any number of threads.
     pub seed: u64,
+    /// The first centroids.
+    pub start: Start,
+    /// A codebook is done when the squared shifts of all its centroids' components, added up, are at most so many
+    /// times their squares; 0: when nothing moves.
+    pub tolerance: f32,
 }
 
 impl Default for TrainConfig {
+    /// 10 iterations from a k-means++ start, seed 0, on while anything moves.
     fn default() -> Self {
         TrainConfig {
             iterations: 10,
             seed: 0,
+            start: Start::PlusPlus,
+            tolerance: 0.0,
         }
+    }
+}
+
+impl TrainConfig {
+    /// Checks the configuration.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a `tolerance` that is negative or not finite.
+    pub fn validate(&self) -> Result<()> {
+        if (0.0..=f32::MAX).contains(&self.tolerance) {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "tolerance",
+            self.tolerance,
+            "a finite number that is not negative",
+        ))
     }
 }
 

@@ -1,7 +1,9 @@
 //! [`KeyIndex`]: the centroids and codes of one layer's keys.
 
+use crate::backend::Backend;
 use crate::config::{MAX_TOKENS, PqConfig, TrainConfig};
-use crate::cpu::{self, centroid_lanes::CentroidLanes, simd::Simd};
+use crate::cpu::{self, centroid_lanes::CentroidLanes, codes::Encoder, simd::Simd};
+use crate::cuda;
 use crate::error::{Error, Result};
 use crate::tensor::Keys;
 
@@ -18,9 +20,23 @@ pub struct KeyIndex {
     capacity: usize,
     seq_len: usize,
     centroids: Vec<f32>,
+    augmentation: Option<Augmentation>,
+    /// For tables.
     lanes: Vec<CentroidLanes>,
+    /// For the search of the nearest, where that takes a component more.
+    augmented_lanes: Vec<CentroidLanes>,
     simd: Simd,
     codes: Vec<u8>,
+}
+
+/// What the metric `ip` adds to a codebook: see [`gpu_kernels::codebook`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Augmentation {
+    /// The largest squared norm among the sub-vectors that were trained on, `[batch, num_kv_heads, m]`;
+    /// finite, not negative.
+    pub phis: Vec<f32>,
+    /// The centroids' last components, `[batch, num_kv_heads, m, 2^bits]`.
+    pub components: Vec<f32>,
 }
 
 /// Most (batch, key-value head) pairs of an index. Times the tokens, sub-vectors and centroids of
@@ -42,6 +58,8 @@ pub struct IndexParts {
     pub num_codes: usize,
     /// `[batch, num_kv_heads, m, 2^bits, sub_dim]`.
     pub centroids: Vec<f32>,
+    /// With the metric `ip`, and only then.
+    pub augmentation: Option<Augmentation>,
     /// `[batch, num_kv_heads, num_codes, m]`.
     pub codes: Vec<u8>,
 }
@@ -74,21 +92,89 @@ impl KeyIndex {
         capacity: usize,
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Self> {
-        let simd = Simd::chosen()?;
-        config.validate(keys.head_dim)?;
+        Self::train_on_cpu(config, training, keys, capacity, None, progress)
+    }
+
+    /// [`KeyIndex::train`] on a backend. A GPU starts from a sample ([`Start::Sampled`](crate::Start)) and finds
+    /// codebooks as good as the CPU's from the same start, not the same ones bit for bit: sums of many keys have
+    /// another order there. Keys that are in device memory already: [`cuda::train::train`].
+    ///
+    /// # Errors
+    /// As [`KeyIndex::train`]; on a GPU [`Error::Invalid`] for another start, and what the driver answers.
+    pub fn train_on(
+        backend: &Backend,
+        config: &PqConfig,
+        training: &TrainConfig,
+        keys: Keys<'_>,
+        capacity: usize,
+    ) -> Result<Self> {
+        Self::train_from(backend, config, training, keys, capacity, None)
+    }
+
+    /// An index of other keys of the same heads, whose codebooks are trained from this one's centroids in place of
+    /// `training.start`: fewer iterations do where keys have drifted, but not far.
+    ///
+    /// # Errors
+    /// As [`KeyIndex::train_on`]; [`Error::Invalid`] for another batch, head count or `head_dim` than the index has.
+    pub fn retrain_on(
+        &self,
+        backend: &Backend,
+        training: &TrainConfig,
+        keys: Keys<'_>,
+        capacity: usize,
+    ) -> Result<Self> {
+        check_same("batch", keys.batch, self.batch)?;
+        check_same("num_kv_heads", keys.num_kv_heads, self.num_kv_heads)?;
+        check_same("head_dim", keys.head_dim, self.head_dim)?;
+        Self::train_from(backend, &self.config, training, keys, capacity, Some(self))
+    }
+
+    fn train_from(
+        backend: &Backend,
+        config: &PqConfig,
+        training: &TrainConfig,
+        keys: Keys<'_>,
+        capacity: usize,
+        earlier: Option<&KeyIndex>,
+    ) -> Result<Self> {
+        let device = match backend {
+            Backend::Cpu => {
+                let progress = &|_, _| ();
+                return Self::train_on_cpu(config, training, keys, capacity, earlier, progress);
+            }
+            Backend::Cuda(device) => device,
+        };
         keys.check_len()?;
-        check_not_empty(&keys)?;
-        if keys.tokens <= config.init_offset {
-            return Err(Error::invalid(
-                "keys",
-                format!("{} tokens", keys.tokens),
-                format!("more than init_offset {}", config.init_offset),
-            ));
-        }
-        check_capacity(keys.tokens, capacity)?;
+        let shape = [keys.batch, keys.num_kv_heads, keys.tokens, keys.head_dim];
+        check_training(config, shape, capacity)?;
+        // Here, where a component that is not finite can be told by its value.
+        keys.check_finite()?;
+        let buffer = cuda::KeyBuffer::new(device, cuda::KeySlice::F32(keys.data))?;
+        let head_stride = keys.tokens * keys.head_dim;
+        let strides = [keys.num_kv_heads * head_stride, head_stride, keys.head_dim];
+        let on_device = buffer.keys(shape, strides)?;
+        // SAFETY: the buffer lives until the call returns, and is written by nobody else.
+        unsafe { cuda::train::train_from(device, config, training, &on_device, capacity, earlier) }
+    }
+
+    fn train_on_cpu(
+        config: &PqConfig,
+        training: &TrainConfig,
+        keys: Keys<'_>,
+        capacity: usize,
+        earlier: Option<&KeyIndex>,
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<Self> {
+        let simd = Simd::chosen()?;
+        let shape = [keys.batch, keys.num_kv_heads, keys.tokens, keys.head_dim];
+        check_training(config, shape, capacity)?;
+        training.validate()?;
+        keys.check_len()?;
         keys.check_finite()?;
 
-        let centroids = cpu::codebook::train(simd, config, training, keys, progress);
+        let first = earlier.map(KeyIndex::search_lanes);
+        let (centroids, augmentation) =
+            cpu::codebook::train(simd, config, training, keys, first, progress);
         let mut index = Self::from_parts(
             IndexParts {
                 config: *config,
@@ -97,6 +183,7 @@ impl KeyIndex {
                 head_dim: keys.head_dim,
                 num_codes: 0,
                 centroids,
+                augmentation,
                 codes: Vec::new(),
             },
             capacity,
@@ -113,8 +200,9 @@ impl KeyIndex {
     /// An index of the given parts with room for `capacity` tokens.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the configuration cannot be, a tensor has the wrong length, a code is
-    /// no centroid's, the tokens exceed `capacity`, or as [`Simd::chosen`].
+    /// [`Error::Invalid`] when the configuration cannot be, a tensor has the wrong length or is not the
+    /// metric's, a phi is negative or not finite, a code is no centroid's, the tokens exceed `capacity`, or as
+    /// [`Simd::chosen`].
     pub fn from_parts(parts: IndexParts, capacity: usize) -> Result<Self> {
         let IndexParts {
             config,
@@ -123,6 +211,7 @@ impl KeyIndex {
             head_dim,
             num_codes,
             centroids,
+            augmentation,
             codes,
         } = parts;
         let simd = Simd::chosen()?;
@@ -147,6 +236,7 @@ impl KeyIndex {
                 format!("{expected}"),
             ));
         }
+        check_augmentation(&config, groups, augmentation.as_ref())?;
         let expected = groups * num_codes * m;
         if codes.len() != expected {
             return Err(Error::invalid(
@@ -178,6 +268,16 @@ impl KeyIndex {
             .chunks_exact(config.num_centroids() * sub_dim)
             .map(|centroids| CentroidLanes::new(centroids, sub_dim))
             .collect();
+        let augmented_lanes = match &augmentation {
+            None => Vec::new(),
+            Some(Augmentation { components, .. }) => centroids
+                .chunks_exact(config.num_centroids() * sub_dim)
+                .zip(components.chunks_exact(config.num_centroids()))
+                .map(|(centroids, components)| {
+                    CentroidLanes::augmented(centroids, components, sub_dim)
+                })
+                .collect(),
+        };
         let mut index = KeyIndex {
             config,
             batch,
@@ -186,7 +286,9 @@ impl KeyIndex {
             capacity: seq_len,
             seq_len,
             centroids,
+            augmentation,
             lanes,
+            augmented_lanes,
             simd,
             codes,
         };
@@ -201,8 +303,17 @@ impl KeyIndex {
     /// [`Error::NotFinite`] for NaN or infinities, [`Error::Capacity`] when they do not fit.
     pub fn append(&mut self, keys: Keys<'_>) -> Result<()> {
         self.check_append(&keys)?;
-        let (m, first) = (self.config.num_subvectors, self.num_codes());
-        cpu::codes::append(self.simd, m, &self.lanes, keys, first, &mut self.codes);
+        let first = self.num_codes();
+        let encoder = Encoder {
+            simd: self.simd,
+            m: self.config.num_subvectors,
+            lanes: match self.augmentation {
+                None => &self.lanes,
+                Some(_) => &self.augmented_lanes,
+            },
+            phis: self.augmentation.as_ref().map(|added| &added.phis[..]),
+        };
+        cpu::codes::append(encoder, keys, first, &mut self.codes);
         self.seq_len += keys.tokens;
         Ok(())
     }
@@ -269,6 +380,7 @@ impl KeyIndex {
             head_dim: self.head_dim,
             num_codes: self.num_codes(),
             centroids: self.centroids.clone(),
+            augmentation: self.augmentation.clone(),
             codes,
         }
     }
@@ -328,12 +440,27 @@ impl KeyIndex {
         &self.centroids
     }
 
-    /// Half squared norms of the centroids, `[batch, num_kv_heads, m, 2^bits]`.
+    /// What the metric `ip` adds to the centroids.
+    pub fn augmentation(&self) -> Option<&Augmentation> {
+        self.augmentation.as_ref()
+    }
+
+    /// Half squared norms of the centroids, `[batch, num_kv_heads, m, 2^bits]`, the component that augments
+    /// them included.
     pub fn half_norms(&self) -> Vec<f32> {
-        self.lanes
-            .iter()
-            .flat_map(|lanes| lanes.half_norms())
-            .collect()
+        let lanes = match self.augmentation {
+            None => &self.lanes,
+            Some(_) => &self.augmented_lanes,
+        };
+        lanes.iter().flat_map(|lanes| lanes.half_norms()).collect()
+    }
+
+    /// The centroids of each (group, sub-vector) as keys are compared with them, augmented or not.
+    fn search_lanes(&self) -> &[CentroidLanes] {
+        match self.augmentation {
+            None => &self.lanes,
+            Some(_) => &self.augmented_lanes,
+        }
     }
 
     /// The centroids of each (group, sub-vector), laid out for vectors.
@@ -352,6 +479,45 @@ impl KeyIndex {
     }
 }
 
+fn check_augmentation(
+    config: &PqConfig,
+    groups: usize,
+    augmentation: Option<&Augmentation>,
+) -> Result<()> {
+    let Some(Augmentation { phis, components }) = augmentation else {
+        if config.is_augmented() {
+            let expected = format!("one, as metric {} has", config.metric.name());
+            return Err(Error::invalid("augmentation", "none", expected));
+        }
+        return Ok(());
+    };
+    if !config.is_augmented() {
+        let expected = format!("none, as metric {} has", config.metric.name());
+        return Err(Error::invalid("augmentation", "one", expected));
+    }
+    let lens = [
+        ("phis", phis.len(), groups * config.num_subvectors),
+        ("components", components.len(), groups * config.table_len()),
+    ];
+    for (argument, got, expected) in lens {
+        if got != expected {
+            return Err(Error::invalid(
+                format!("augmentation: {argument}"),
+                format!("{got} elements"),
+                expected,
+            ));
+        }
+    }
+    match phis.iter().find(|phi| !(0.0..=f32::MAX).contains(*phi)) {
+        None => Ok(()),
+        Some(phi) => Err(Error::invalid(
+            "augmentation: phis",
+            phi,
+            "finite numbers that are not negative",
+        )),
+    }
+}
+
 fn check_same(argument: &str, got: usize, expected: usize) -> Result<()> {
     if got == expected {
         return Ok(());
@@ -363,15 +529,26 @@ fn check_same(argument: &str, got: usize, expected: usize) -> Result<()> {
     ))
 }
 
-fn check_not_empty(keys: &Keys<'_>) -> Result<()> {
-    if keys.batch * keys.num_kv_heads == 0 {
+/// Whether codebooks can be trained on keys of that shape, `[batch, num_kv_heads, tokens, head_dim]`.
+pub(crate) fn check_training(config: &PqConfig, shape: [usize; 4], capacity: usize) -> Result<()> {
+    let [batch, num_kv_heads, tokens, head_dim] = shape;
+    config.validate(head_dim)?;
+    let groups = batch.saturating_mul(num_kv_heads);
+    if groups == 0 || groups > MAX_GROUPS {
         return Err(Error::invalid(
             "keys",
-            format!("batch {}, num_kv_heads {}", keys.batch, keys.num_kv_heads),
-            "at least one of each",
+            format!("batch {batch}, num_kv_heads {num_kv_heads}"),
+            format!("at least one of each and a product of at most {MAX_GROUPS}"),
         ));
     }
-    Ok(())
+    if tokens <= config.init_offset {
+        return Err(Error::invalid(
+            "keys",
+            format!("{tokens} tokens"),
+            format!("more than init_offset {}", config.init_offset),
+        ));
+    }
+    check_capacity(tokens, capacity)
 }
 
 fn check_capacity(tokens: usize, capacity: usize) -> Result<()> {

@@ -34,6 +34,7 @@ pub mod error;
 pub mod tensor;
 
 pub mod backend;
+mod codebook_start;
 pub mod index;
 pub mod merge;
 
@@ -47,9 +48,9 @@ pub mod quality;
 pub mod stages;
 
 pub use backend::{AutoBackend, Backend};
-pub use config::{Aggregation, Metric, PqConfig, SelectConfig, TrainConfig};
+pub use config::{Aggregation, Metric, PqConfig, SelectConfig, Start, TrainConfig};
 pub use error::{Error, Result};
-pub use index::{IndexParts, KeyIndex};
+pub use index::{Augmentation, IndexParts, KeyIndex};
 
 pub use merge::{merge_selections, shard_config};
 pub use selection::Selection;

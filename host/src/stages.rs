@@ -5,6 +5,7 @@
 use gpu_kernels::step::StepShape;
 
 use crate::error::Result;
+use crate::index::Augmentation;
 
 /// The stages of a step over host slices, in data-flow order. All slices are row-major; `rows`,
 /// `groups` and `batch` follow from `seq_lens.len()` and the shape.
@@ -13,11 +14,12 @@ use crate::error::Result;
 pub trait Stages {
     /// Codes `[groups, code_capacity, m]` after encoding `new_keys` `[groups, new_tokens, head_dim]`
     /// at each sequence's length `seq_lens` `[batch]` into a copy of `codes`. `centroids`
-    /// `[groups, m, 2^bits, sub_dim]`.
+    /// `[groups, m, 2^bits, sub_dim]`, augmented with the metric `ip`.
     fn codes(
         &self,
         shape: &StepShape,
         centroids: &[f32],
+        augmentation: Option<&Augmentation>,
         seq_lens: &[u32],
         new_keys: &[f32],
         codes: &[u8],

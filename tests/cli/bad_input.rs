@@ -19,6 +19,7 @@ fn options_out_of_range_are_refused() {
         ("--subvectors", "5"),
         ("--iterations", "99999999999999999999"),
         ("--seed", "-1"),
+        ("--metric", "cosine"),
         ("--init-offset", "4096"),
         ("--init-offset", "18446744073709551615"),
     ] {
@@ -310,7 +311,7 @@ fn indexes_of_other_programs_are_checked() {
         ),
         (
             index(&metadata("2", "3", "10", "cos"), centroids(), fitting()),
-            "metric .. cos .. l2",
+            "metric .. cos .. l2 or ip",
         ),
         (kv(&[2, 60, 8], &[4, 2, 8]), "metadata num_subvectors"),
     ];

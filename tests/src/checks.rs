@@ -4,6 +4,7 @@ use proptest::test_runner::TestCaseResult;
 
 use crate::device::{Device, lens_u32, step_shape};
 use crate::oracle::{self, Aggregation};
+use crate::shapes::library_augmentation;
 use crate::strategies::{EncodeCase, Random, StepCase};
 
 /// New keys' codes; those that were there before must stay.
@@ -25,11 +26,16 @@ pub fn codes(device: &Device, case: EncodeCase) -> TestCaseResult {
     let codes: Vec<u8> = (0..shape.groups() * shape.code_capacity * shape.num_subvectors)
         .map(|_| random.below(shape.num_centroids()) as u8)
         .collect();
-    let expected = oracle::codes(shape, &centroids, &case.seq_lens, &keys, &codes);
+    let augmentation = case.augmentation.map(|fill| fill.augmentation(shape));
+    let lens = &case.seq_lens;
+    let added = augmentation.as_ref();
+    let expected = oracle::codes(shape, &centroids, added, lens, &keys, &codes);
+    let added = augmentation.map(library_augmentation);
     device.check(&expected, |stages| {
         stages.codes(
             &step_shape(shape),
             &centroids,
+            added.as_ref(),
             &lens_u32(&case.seq_lens),
             &keys,
             &codes,

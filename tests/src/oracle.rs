@@ -215,11 +215,33 @@ pub fn nearest<'a>(x: &[f32], centroids: impl Iterator<Item = &'a [f32]>) -> u8 
     first.expect("a sub-vector has centroids").1 as u8
 }
 
+/// What the metric `ip` adds to a codebook.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Augmentation {
+    /// `[groups, m]`.
+    pub phis: Vec<f32>,
+    /// The centroids' last components, `[groups, m, 2^bits]`.
+    pub components: Vec<f32>,
+}
+
+/// A sub-vector with the component that gives it the squared norm `phi`, or 0 where it is longer.
+pub fn augmented(x: &[f32], phi: f32) -> Vec<f32> {
+    let squared_norm = x.iter().fold(0.0, |sum, &x| x.mul_add(x, sum));
+    let rest: f32 = phi - squared_norm;
+    let component = if rest.is_nan() || rest <= 0.0 {
+        0.0
+    } else {
+        rest.sqrt()
+    };
+    [x, &[component]].concat()
+}
+
 /// `codes` `[groups, code_capacity, m]` after `new_keys` `[groups, new_tokens, head_dim]` were
 /// encoded at each sequence's length; keys before `init_offset` or past the capacity have no codes.
 pub fn codes(
     shape: &Shape,
     centroids: &[f32],
+    augmentation: Option<&Augmentation>,
     seq_lens: &[usize],
     new_keys: &[f32],
     codes: &[u8],
@@ -238,7 +260,19 @@ pub fn codes(
                 let choices = (0..shape.num_centroids())
                     .map(|index| shape.centroid(centroids, group, subvector, index));
                 let slot = group * shape.code_capacity + position - shape.init_offset;
-                codes[slot * m + subvector] = nearest(&new_keys[at..at + sub_dim], choices);
+                let x = &new_keys[at..at + sub_dim];
+                codes[slot * m + subvector] = match augmentation {
+                    None => nearest(x, choices),
+                    Some(added) => {
+                        let first = (group * m + subvector) * shape.num_centroids();
+                        let longer: Vec<Vec<f32>> = choices
+                            .enumerate()
+                            .map(|(index, c)| [c, &[added.components[first + index]]].concat())
+                            .collect();
+                        let x = augmented(x, added.phis[group * m + subvector]);
+                        nearest(&x, longer.iter().map(Vec::as_slice))
+                    }
+                };
             }
         }
     }
@@ -439,6 +473,8 @@ pub struct Context {
     pub shape: Shape,
     /// `[groups, m, 2^bits, sub_dim]`.
     pub centroids: Vec<f32>,
+    /// With the metric `ip`.
+    pub augmentation: Option<Augmentation>,
     /// `[groups, code_capacity, m]`.
     pub codes: Vec<u8>,
     /// Positions of every sequence.
@@ -464,7 +500,9 @@ impl Context {
     /// Encodes `keys` `[groups, tokens, head_dim]` behind the others.
     pub fn append(&mut self, keys: &[f32]) {
         let seq_lens = vec![self.seq_len; self.shape.batch];
-        self.codes = codes(&self.shape, &self.centroids, &seq_lens, keys, &self.codes);
+        let augmentation = self.augmentation.as_ref();
+        let (shape, centroids) = (&self.shape, &self.centroids);
+        self.codes = codes(shape, centroids, augmentation, &seq_lens, keys, &self.codes);
         self.seq_len += keys.len() / self.shape.head_dim / self.shape.groups();
     }
 

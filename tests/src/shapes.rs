@@ -1,6 +1,6 @@
 //! The smallest shape, and what the library is told of a shape.
 
-use keysieve::{Aggregation, IndexParts, Metric, PqConfig, SelectConfig};
+use keysieve::{Aggregation, Augmentation, IndexParts, Metric, PqConfig, SelectConfig};
 
 use crate::oracle::{self, Shape};
 use crate::strategies::{Fill, LoopCase};
@@ -26,6 +26,18 @@ pub fn one_row(keys: usize, heavy: usize) -> Shape {
         weights_stride: 0,
         ..Shape::default()
     }
+}
+
+/// The oracle's augmentation as the library's.
+pub fn library_augmentation(augmentation: oracle::Augmentation) -> Augmentation {
+    let oracle::Augmentation { phis, components } = augmentation;
+    Augmentation { phis, components }
+}
+
+/// The library's augmentation as the oracle's.
+pub fn oracle_augmentation(augmentation: Augmentation) -> oracle::Augmentation {
+    let Augmentation { phis, components } = augmentation;
+    oracle::Augmentation { phis, components }
 }
 
 /// The format of that shape.
@@ -66,13 +78,21 @@ pub fn aggregation(aggregation: oracle::Aggregation) -> Aggregation {
 pub fn index_parts(case: &LoopCase, centroids: Fill) -> IndexParts {
     let shape = &case.shape;
     let codes_len = shape.groups() * case.num_codes * shape.num_subvectors;
+    let augmentation = case.augmentation.map(|fill| fill.augmentation(shape));
     IndexParts {
-        config: pq_config(shape),
+        config: PqConfig {
+            metric: match augmentation {
+                None => Metric::L2,
+                Some(_) => Metric::Ip,
+            },
+            ..pq_config(shape)
+        },
         batch: shape.batch,
         num_kv_heads: shape.num_kv_heads,
         head_dim: shape.head_dim,
         num_codes: case.num_codes,
         centroids: centroids.floats(shape.centroids_len()),
+        augmentation: augmentation.map(library_augmentation),
         codes: case.codes.codes(codes_len, shape.bits),
     }
 }

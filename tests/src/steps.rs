@@ -110,6 +110,7 @@ pub fn one_variant(
     let mut oracle = Context {
         shape,
         centroids: parts.centroids,
+        augmentation: case.augmentation.map(|fill| fill.augmentation(&shape)),
         codes,
         seq_len: shape.init_offset + case.num_codes,
     };

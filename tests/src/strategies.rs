@@ -7,7 +7,7 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::oracle::{Aggregation, Shape};
+use crate::oracle::{Aggregation, Augmentation, Shape};
 
 /// SplitMix64: a few lines, so that the tests depend on no generator's version.
 #[derive(Debug, Clone)]
@@ -148,6 +148,26 @@ impl Fill {
                 Palette::AnyBits => f32::from_bits(random.bits() as u32),
             })
             .collect()
+    }
+
+    /// phis and components for the centroids of a shape.
+    pub fn augmentation(&self, shape: &Shape) -> Augmentation {
+        let num_codebooks = shape.groups() * shape.num_subvectors;
+        let phis = self.floats(num_codebooks).into_iter();
+        // Among them the least and the largest that there may be.
+        let phis = phis.map(|phi| match phi.abs() {
+            phi if phi <= f32::MAX => phi,
+            phi if phi.is_nan() => 0.0,
+            _ => f32::MAX,
+        });
+        let components = Fill {
+            seed: !self.seed,
+            ..*self
+        };
+        Augmentation {
+            phis: phis.collect(),
+            components: components.floats(num_codebooks * shape.num_centroids()),
+        }
     }
 
     /// `len` codes below 2^bits: any, or for palettes of few values the first and last only.
@@ -419,18 +439,25 @@ pub struct EncodeCase {
     pub keys: Fill,
     /// Takes the keys from the centroids' values, for exact and tied distances.
     pub keys_are_centroids: bool,
+    /// phis and components, with the metric `ip`.
+    pub augmentation: Option<Fill>,
 }
 
 /// Encodings with centroids and keys of any kind.
 pub fn encode_cases(work: usize) -> impl Strategy<Value = EncodeCase> {
     let new_tokens = prop_oneof![0..=3usize, select(vec![8usize, 31, 32, 33, 100])];
     let positions = (0..40usize, [0..80usize, 0..80usize, 0..80usize], 0..80usize);
-    let fills = (fills(EVERY), fills(EVERY), proptest::bool::weighted(0.3));
+    let fills = (
+        fills(EVERY),
+        fills(EVERY),
+        proptest::bool::weighted(0.3),
+        proptest::option::weighted(0.3, fills(EVERY)),
+    );
     (heads(), formats(), new_tokens, positions, fills).prop_map(
         move |(heads, format, new_tokens, positions, fills)| {
             let (m, sub_dim, bits) = format;
             let (init_offset, seq_lens, code_capacity) = positions;
-            let (centroids, keys, keys_are_centroids) = fills;
+            let (centroids, keys, keys_are_centroids, augmentation) = fills;
             let [batch, mut num_kv_heads, ..] = heads;
             let group_work = |tokens: usize| ((m * sub_dim) << bits) * tokens.max(1);
             while num_kv_heads > 1 && batch * num_kv_heads * group_work(new_tokens) > work {
@@ -462,6 +489,7 @@ pub fn encode_cases(work: usize) -> impl Strategy<Value = EncodeCase> {
                 centroids,
                 keys,
                 keys_are_centroids,
+                augmentation,
             }
         },
     )
@@ -480,6 +508,8 @@ pub struct LoopCase {
     pub weights: bool,
     /// The centroids, finite or not.
     pub centroids: Fill,
+    /// phis and components, with the metric `ip`.
+    pub augmentation: Option<Fill>,
     /// The first codes.
     pub codes: Fill,
     /// Appended keys, finite: the library refuses others.
@@ -506,6 +536,7 @@ pub fn any_loop_cases(budget: Budget) -> impl Strategy<Value = LoopCase> {
     );
     let fills = (
         prop_oneof![3 => fills(FINITE), 1 => fills(EVERY)],
+        proptest::option::weighted(0.3, fills(FINITE)),
         fills(EVERY),
         fills(FINITE),
         fills(EVERY),
@@ -518,7 +549,7 @@ pub fn any_loop_cases(budget: Budget) -> impl Strategy<Value = LoopCase> {
     (heads(), formats(), regions(), appends, config, fills).prop_map(
         move |(heads, format, mut regions, appends, config, fills)| {
             let (weights, (causal, aggregation, scores)) = config;
-            let (centroids, codes, keys, queries) = fills;
+            let (centroids, augmentation, codes, keys, queries) = fills;
             let num_codes = regions.seq_len.saturating_sub(regions.init_offset);
             regions.spare += appends.iter().sum::<usize>();
             regions.seq_len = regions.init_offset + num_codes;
@@ -531,6 +562,7 @@ pub fn any_loop_cases(budget: Budget) -> impl Strategy<Value = LoopCase> {
                 appends,
                 weights,
                 centroids,
+                augmentation,
                 codes,
                 keys,
                 queries,

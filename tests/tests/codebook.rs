@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
-use keysieve::{Error, KeyIndex, Keys, TrainConfig};
+use keysieve::{Error, KeyIndex, Keys, Metric, PqConfig, TrainConfig};
 use keysieve_tests::device::{Suite, check_same, fail};
-use keysieve_tests::oracle::{self, Shape, distance_f64};
-use keysieve_tests::shapes::{one_row, pq_config};
+use keysieve_tests::oracle::{self, Shape, augmented, distance_f64, inner_product_f64};
+use keysieve_tests::shapes::{one_row, oracle_augmentation, pq_config};
 use keysieve_tests::strategies::{FINITE, Fill, Palette, Random, fills};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -60,6 +60,7 @@ type Vectors = Vec<Vec<f32>>;
 struct TrainCase {
     shape: Shape,
     tokens: usize,
+    metric: Metric,
     training: TrainConfig,
     fill: Fill,
 }
@@ -74,23 +75,38 @@ impl TrainCase {
         let shape = &self.shape;
         let keys = [shape.batch, shape.num_kv_heads, self.tokens, shape.head_dim];
         let keys = Keys::new(data, keys)?;
-        KeyIndex::train(&pq_config(shape), &training, keys, self.tokens)
+        let pq = PqConfig {
+            metric: self.metric,
+            ..pq_config(shape)
+        };
+        KeyIndex::train(&pq, &training, keys, self.tokens)
     }
 
     fn train(&self) -> keysieve::Result<KeyIndex> {
         self.train_with(&self.data(), self.training)
     }
 
-    /// Points `[tokens - init_offset, sub_dim]` and centroids `[2^bits, sub_dim]` of each codebook.
+    /// Points `[tokens - init_offset, sub_dim]` and centroids `[2^bits, sub_dim]` of each codebook, augmented
+    /// with the metric `ip`.
     fn codebooks(&self, data: &[f32], index: &KeyIndex) -> Vec<(Vectors, Vectors)> {
         let shape = &self.shape;
         let sub_dim = shape.sub_dim();
-        let mut centroids = index.centroids().chunks(sub_dim).map(<[f32]>::to_vec);
+        let added = index.augmentation();
+        let mut phis = added.into_iter().flat_map(|added| &added.phis);
+        let mut components = added.into_iter().flat_map(|added| &added.components);
+        let mut centroids = index.centroids().chunks(sub_dim).map(|centroid| {
+            let components = components.next().into_iter();
+            centroid.iter().chain(components).copied().collect()
+        });
         let mut codebooks = Vec::new();
         for group in data.chunks(self.tokens * shape.head_dim) {
             let keys = group.chunks(shape.head_dim).skip(shape.init_offset);
             for subvector in 0..shape.num_subvectors {
-                let part = |key: &[f32]| key[subvector * sub_dim..][..sub_dim].to_vec();
+                let phi = phis.next();
+                let part = |key: &[f32]| {
+                    let x = &key[subvector * sub_dim..][..sub_dim];
+                    phi.map_or(x.to_vec(), |&phi| augmented(x, phi))
+                };
                 let points = keys.clone().map(part).collect();
                 codebooks.push((
                     points,
@@ -116,6 +132,7 @@ impl TrainCase {
 }
 
 fn train_cases(palettes: &'static [Palette]) -> impl Strategy<Value = TrainCase> {
+    let metric = select(vec![Metric::L2, Metric::Ip]);
     let format = (
         select(vec![1usize, 2, 3, 4]),
         select(vec![1usize, 2, 7, 8, 9, 16]),
@@ -126,7 +143,7 @@ fn train_cases(palettes: &'static [Palette]) -> impl Strategy<Value = TrainCase>
         1..=300usize,
         select(vec![1usize, 32, 33, 256, 257])
     ];
-    let training = (0..5usize, any::<u64>());
+    let training = (metric, 0..5usize, any::<u64>());
     let heads = (1..=2usize, 1..=2usize);
     (heads, format, 0..4usize, tokens, training, fills(palettes)).prop_map(
         |((batch, num_kv_heads), (m, sub_dim, bits), init_offset, tokens, training, fill)| {
@@ -141,9 +158,11 @@ fn train_cases(palettes: &'static [Palette]) -> impl Strategy<Value = TrainCase>
                     ..one_row(tokens, 1)
                 },
                 tokens: init_offset + tokens,
+                metric: training.0,
                 training: TrainConfig {
-                    iterations: training.0,
-                    seed: training.1,
+                    iterations: training.1,
+                    seed: training.2,
+                    ..TrainConfig::default()
                 },
                 fill,
             }
@@ -209,9 +228,11 @@ fn many_keys(seed: u64) -> TrainCase {
             ..one_row(9000, 1)
         },
         tokens: 9000,
+        metric: Metric::L2,
         training: TrainConfig {
             iterations: 4,
             seed,
+            ..TrainConfig::default()
         },
         fill: Fill::usual(1),
     }
@@ -253,7 +274,23 @@ fn centroids_are_finite(case: TrainCase) -> TestCaseResult {
     let seq_lens = vec![shape.init_offset; shape.batch];
     let parts = index.to_parts();
     let blank = vec![0; parts.codes.len()];
-    let expected = oracle::codes(&shape, &parts.centroids, &seq_lens, &quantised, &blank);
+    let added = parts.augmentation.map(oracle_augmentation);
+    if let Some(added) = &added {
+        // All that were trained on have squared norm phi, and one of them needed nothing for that.
+        for ((points, _), &phi) in case.codebooks(&data, &index).iter().zip(&added.phis) {
+            let norm = |x: &[f32]| inner_product_f64(x, x);
+            let sub_dim = shape.sub_dim();
+            let norms = points.iter().map(|x| norm(&x[..sub_dim]));
+            let expected = norms.fold(0.0, f64::max).min(f64::from(f32::MAX));
+            let near = |a: f64, b: f64| (a - b).abs() <= 1e-4 * b + 1e-30;
+            prop_assert!(near(phi.into(), expected), "phi {}, {}", phi, expected);
+            for x in points.iter().filter(|x| norm(&x[..sub_dim]) <= expected) {
+                prop_assert!(near(norm(x), expected), "{:?} has not phi {}", x, phi);
+            }
+        }
+    }
+    let (added, centroids) = (added.as_ref(), &parts.centroids);
+    let expected = oracle::codes(&shape, centroids, added, &seq_lens, &quantised, &blank);
     check_same("oracle", &parts.codes, &expected)
 }
 

@@ -43,7 +43,7 @@ fn encode(device: &Device, key: &[f32], centroids: &[f32], expected: u8) -> Test
         ..one_row(1, 1)
     };
     device.check(&[expected], |stages| {
-        stages.codes(&step_shape(&shape), centroids, &[0], key, &[0])
+        stages.codes(&step_shape(&shape), centroids, None, &[0], key, &[0])
     })
 }
 

@@ -57,6 +57,7 @@ fn lost_context(device: &Device) -> TestCaseResult {
             head_dim: 2,
             num_codes: 40,
             centroids: vec![0.0, 1.0, 1.0, 0.0],
+            augmentation: None,
             codes: vec![1; 40],
         },
         50,

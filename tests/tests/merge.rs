@@ -139,6 +139,7 @@ fn shards_that_do_not_fit() -> TestCaseResult {
         head_dim: 1,
         num_codes: 100,
         centroids: vec![-1.0, 1.0],
+        augmentation: None,
         codes: vec![1; 100],
     };
     let pq = parts.config;

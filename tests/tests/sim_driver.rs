@@ -30,6 +30,7 @@ fn index() -> KeyIndex {
         head_dim: HEAD_DIM,
         num_codes: TOKENS,
         centroids: Fill::usual(1).floats(2 * 16 * HEAD_DIM),
+        augmentation: None,
         codes: Fill::usual(2).codes(2 * TOKENS * 2, 4),
     };
     KeyIndex::from_parts(parts, TOKENS + 10).unwrap()

@@ -66,6 +66,7 @@ fn decode_loop_matches_oracle(device: &Device, case: LoopCase) -> TestCaseResult
     let mut oracle = Context {
         shape: *shape,
         centroids: parts.centroids,
+        augmentation: case.augmentation.map(|fill| fill.augmentation(shape)),
         codes: padded_codes,
         seq_len: shape.init_offset + case.num_codes,
     };
@@ -232,6 +233,7 @@ fn reference_shape_after_training(device: &Device) -> TestCaseResult {
     let training = TrainConfig {
         iterations: 2,
         seed: 5,
+        ..TrainConfig::default()
     };
     let first_keys = keys(&shape, &data, tokens).map_err(fail)?;
     let index = KeyIndex::train(&pq_config(&shape), &training, first_keys, tokens + appended)
@@ -239,6 +241,7 @@ fn reference_shape_after_training(device: &Device) -> TestCaseResult {
     let mut oracle = Context {
         shape,
         centroids: index.centroids().to_vec(),
+        augmentation: None,
         codes: vec![0; shape.groups() * shape.code_capacity * shape.num_subvectors],
         seq_len: 128,
     };
@@ -280,6 +283,7 @@ fn one_append_or_many(device: &Device) -> TestCaseResult {
             head_dim: 16,
             num_codes: 0,
             centroids: usual(1, 2 * 256 * 16),
+            augmentation: None,
             codes: Vec::new(),
         },
         2503,
@@ -355,6 +359,7 @@ fn every_table_size_on_any_threads(device: &Device) -> TestCaseResult {
             let oracle = Context {
                 shape,
                 centroids: fill(1).floats(shape.centroids_len()),
+                augmentation: None,
                 codes: codes.clone(),
                 seq_len: keys,
             };
@@ -368,6 +373,7 @@ fn every_table_size_on_any_threads(device: &Device) -> TestCaseResult {
                     head_dim: m,
                     num_codes: keys,
                     centroids: oracle.centroids,
+                    augmentation: None,
                     codes,
                 },
                 keys,

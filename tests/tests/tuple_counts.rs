@@ -78,6 +78,7 @@ fn grow(device: &Device, candidates: usize, growths: &[Growth]) -> TestCaseResul
         appends: Vec::new(),
         weights: true,
         centroids: Fill::usual(1),
+        augmentation: None,
         codes: Fill {
             seed: candidates as u64,
             palette: Palette::FewDistinct,

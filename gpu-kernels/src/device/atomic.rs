@@ -19,6 +19,28 @@ impl Out<u32> {
         element.fetch_add(value, Ordering::Relaxed);
     }
 
+    /// Raises element `i` to `value`; any thread of the grid may do so at once.
+    ///
+    /// # Safety
+    /// As [`Out::atomic_add`], with raising for adding.
+    #[inline(always)]
+    pub unsafe fn atomic_max(&self, i: usize, value: u32) {
+        // SAFETY: as in `atomic_add`.
+        let element = unsafe { AtomicU32::from_ptr(self.as_mut_ptr().add(i)) };
+        element.fetch_max(value, Ordering::Relaxed);
+    }
+
+    /// Lowers element `i` to `value`; any thread of the grid may do so at once.
+    ///
+    /// # Safety
+    /// As [`Out::atomic_add`], with lowering for adding.
+    #[inline(always)]
+    pub unsafe fn atomic_min(&self, i: usize, value: u32) {
+        // SAFETY: as in `atomic_add`.
+        let element = unsafe { AtomicU32::from_ptr(self.as_mut_ptr().add(i)) };
+        element.fetch_min(value, Ordering::Relaxed);
+    }
+
     /// Adds 1 to element `i` and returns what it was. What this thread, and those that it shared a
     /// barrier with, did before is seen by whoever takes a later ticket, after it has.
     ///

@@ -20,3 +20,27 @@ pub fn to_u32(value: f32) -> u32 {
 pub fn fma(a: f32, b: f32, c: f32) -> f32 {
     core::intrinsics::fmaf32(a, b, c)
 }
+
+/// `sqrt.rn.f32`.
+#[inline(always)]
+pub fn sqrt(x: f32) -> f32 {
+    let result: f32;
+    // SAFETY: arithmetic on registers.
+    unsafe {
+        asm!("sqrt.rn.f32 {}, {};", out(reg32) result, in(reg32) x,
+             options(pure, nomem, nostack, preserves_flags))
+    };
+    result
+}
+
+/// The number that these bits of IEEE half precision stand for.
+#[inline(always)]
+pub fn f16_to_f32(bits: u16) -> f32 {
+    let result: f32;
+    // SAFETY: arithmetic on registers.
+    unsafe {
+        asm!("cvt.f32.f16 {}, {};", out(reg32) result, in(reg16) bits,
+             options(pure, nomem, nostack, preserves_flags))
+    };
+    result
+}

@@ -141,6 +141,54 @@ impl<T: Word> SharedArray<T> {
 }
 
 impl SharedArray<u32> {
+    /// Words `2 * i` and `2 * i + 1` as one.
+    ///
+    /// # Safety
+    /// As [`SharedArray::get`] for both; the array starts at an even word.
+    #[inline(always)]
+    pub unsafe fn get_u64(self, i: u32) -> u64 {
+        let bits: u64;
+        // SAFETY: the caller promises initialised words at an aligned place.
+        unsafe {
+            asm!("ld.shared.b64 {}, [{}];", out(reg64) bits, in(reg32) self.address + 8 * i,
+                 options(readonly, nostack, preserves_flags))
+        };
+        bits
+    }
+
+    /// Writes words `2 * i` and `2 * i + 1` as one.
+    ///
+    /// # Safety
+    /// As [`SharedArray::set`] for both; the array starts at an even word.
+    #[inline(always)]
+    pub unsafe fn set_u64(self, i: u32, bits: u64) {
+        // SAFETY: the caller promises words at an aligned place that are this thread's.
+        unsafe {
+            asm!("st.shared.b64 [{}], {};", in(reg32) self.address + 8 * i, in(reg64) bits,
+                 options(nostack, preserves_flags))
+        };
+    }
+
+    /// [`SharedArray::get_u64`] as a number.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    pub unsafe fn get_f64(self, i: u32) -> f64 {
+        // SAFETY: the caller's.
+        f64::from_bits(unsafe { self.get_u64(i) })
+    }
+
+    /// [`SharedArray::set_u64`] of a number.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    pub unsafe fn set_f64(self, i: u32, value: f64) {
+        // SAFETY: the caller's.
+        unsafe { self.set_u64(i, value.to_bits()) };
+    }
+
     /// Adds to word `i` and returns what it was; several threads may do so at once.
     ///
     /// # Safety

@@ -46,7 +46,13 @@ pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
 
     let opened = args.backend.open()?;
     let start = Instant::now();
-    let index = train::index(&args.pq, prefill, keys.tokens, quiet)?;
+    let index = train::index(
+        &args.pq.config(),
+        &args.pq.training(),
+        prefill,
+        keys.tokens,
+        quiet,
+    )?;
     let training_time = start.elapsed();
     let packed_bytes = index.packed_bytes_per_key();
     let (pq, config) = (args.pq.config(), args.select.config());

@@ -163,6 +163,7 @@ fn check_cpu() -> keysieve::Result<()> {
         head_dim: 2,
         num_codes: TOKENS - pq.init_offset,
         centroids: centroids.clone(),
+        augmentation: None,
         codes: codes.clone(),
     };
     let index = KeyIndex::from_parts(parts, TOKENS)?;

@@ -31,6 +31,18 @@ pub(super) struct PqArgs {
     #[arg(long, value_name = "POSITION", value_parser = whole(0, MAX_TOKENS),
           default_value_t = PqConfig::default().init_offset)]
     init_offset: usize,
+    /// How a sub-vector's nearest centroid is found
+    #[arg(long, value_enum, default_value_t = MetricChoice::L2)]
+    metric: MetricChoice,
+}
+
+/// [`Metric`] as an option's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum MetricChoice {
+    /// By Euclidean distance
+    L2,
+    /// By inner product: Euclidean distance with a component more, which makes all norms equal
+    Ip,
 }
 
 impl PqArgs {
@@ -39,7 +51,10 @@ impl PqArgs {
             num_subvectors: self.subvectors,
             bits: self.bits as u32,
             init_offset: self.init_offset,
-            metric: Metric::default(),
+            metric: match self.metric {
+                MetricChoice::L2 => Metric::L2,
+                MetricChoice::Ip => Metric::Ip,
+            },
         }
     }
 
@@ -47,6 +62,7 @@ impl PqArgs {
         TrainConfig {
             iterations: self.iterations,
             seed: self.seed,
+            ..TrainConfig::default()
         }
     }
 }

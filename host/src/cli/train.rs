@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 use keysieve::files::{self, KvFile};
-use keysieve::{Error, KeyIndex, Keys};
+use keysieve::{Error, KeyIndex, Keys, PqConfig, TrainConfig};
 
 use super::options::{PqArgs, named};
 use super::report;
@@ -27,7 +27,8 @@ pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let kv = KvFile::read("--kv", &args.kv)?;
     files::check_target("--out", &args.out)?;
     let start = Instant::now();
-    let index = index(&args.pq, kv.keys(), kv.keys().tokens, quiet)?;
+    let (pq, training) = (args.pq.config(), args.pq.training());
+    let index = index(&pq, &training, kv.keys(), kv.keys().tokens, quiet)?;
     named(index.save(&args.out), "--out")?;
     let config = index.config();
     report::note(
@@ -49,12 +50,12 @@ pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
 
 /// Trains an index with room for `capacity` tokens, with a progress bar when there is a terminal.
 pub(super) fn index(
-    pq: &PqArgs,
+    config: &PqConfig,
+    training: &TrainConfig,
     keys: Keys<'_>,
     capacity: usize,
     quiet: bool,
 ) -> keysieve::Result<KeyIndex> {
-    let config = pq.config();
     config.validate(keys.head_dim)?;
     if config.init_offset >= keys.tokens {
         return Err(Error::invalid(
@@ -70,7 +71,7 @@ pub(super) fn index(
         false => ProgressBar::new(codebooks as u64).with_message("codebooks"),
     };
     let progress = |_, _| bar.inc(1);
-    let index = KeyIndex::train_with_progress(&config, &pq.training(), keys, capacity, &progress);
+    let index = KeyIndex::train_with_progress(config, training, keys, capacity, &progress);
     bar.finish_and_clear();
     index
 }

@@ -38,6 +38,16 @@ impl CentroidLanes {
         lanes
     }
 
+    /// From `centroids` `[num_centroids, sub_dim]`, each with one component more behind the others.
+    pub(crate) fn augmented(centroids: &[f32], components: &[f32], sub_dim: usize) -> Self {
+        let mut all = Vec::with_capacity(centroids.len() + components.len());
+        for (centroid, component) in centroids.chunks_exact(sub_dim).zip(components) {
+            all.extend_from_slice(centroid);
+            all.push(*component);
+        }
+        Self::new(&all, sub_dim + 1)
+    }
+
     /// Other centroids of the same shape.
     pub(crate) fn set(&mut self, centroids: &[f32]) {
         for (index, centroid) in centroids.chunks_exact(self.sub_dim).enumerate() {
@@ -46,6 +56,17 @@ impl CentroidLanes {
             let components = &mut self.components[block * self.sub_dim..][..self.sub_dim];
             for (components, &component) in components.iter_mut().zip(centroid) {
                 components.0[lane] = component;
+            }
+        }
+    }
+
+    /// The centroids as they came, `[num_centroids, sub_dim]`.
+    pub(crate) fn to_centroids(&self, centroids: &mut [f32]) {
+        for (index, centroid) in centroids.chunks_exact_mut(self.sub_dim).enumerate() {
+            let (block, lane) = (index / FLOATS, index % FLOATS);
+            let components = &self.components[block * self.sub_dim..][..self.sub_dim];
+            for (to, component) in centroid.iter_mut().zip(components) {
+                *to = component.0[lane];
             }
         }
     }

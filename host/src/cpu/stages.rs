@@ -7,6 +7,7 @@ use super::centroid_lanes::CentroidLanes;
 use super::simd::Simd;
 use super::{aggregate, codes, index_list, lut, scores, top_k, weights};
 use crate::error::Result;
+use crate::index::Augmentation;
 use crate::stages::Stages;
 
 /// The CPU backend's stages.
@@ -18,6 +19,7 @@ impl Stages for CpuStages {
         &self,
         shape: &StepShape,
         centroids: &[f32],
+        augmentation: Option<&Augmentation>,
         seq_lens: &[u32],
         new_keys: &[f32],
         codes: &[u8],
@@ -29,7 +31,16 @@ impl Stages for CpuStages {
         let code_stride = shape.code_capacity as usize * m;
         let mut out = codes.to_vec();
         for group in 0..groups {
-            let lanes = group_lanes(shape, centroids, group);
+            let lanes = match augmentation {
+                None => group_lanes(shape, centroids, group),
+                Some(added) => augmented_lanes(shape, centroids, added, group),
+            };
+            let encoder = codes::Encoder {
+                simd,
+                m,
+                lanes: &lanes,
+                phis: augmentation.map(|added| &added.phis[group * m..(group + 1) * m]),
+            };
             let keys = &new_keys[group * group_len..(group + 1) * group_len];
             let seq_len = seq_lens[group / shape.num_kv_heads as usize];
             // As the kernel: keys before init_offset have no codes, none is written past the capacity.
@@ -40,8 +51,7 @@ impl Stages for CpuStages {
             let tokens = (group_len / head_dim - skip).min(room);
             let out = &mut out[group * code_stride..(group + 1) * code_stride];
             codes::encode(
-                simd,
-                &lanes,
+                encoder,
                 &keys[skip * head_dim..(skip + tokens) * head_dim],
                 head_dim,
                 &mut out[start.min(shape.code_capacity as usize) * m..][..tokens * m],
@@ -175,6 +185,24 @@ fn group_lanes(shape: &StepShape, centroids: &[f32], group: usize) -> Vec<Centro
     centroids
         .take(m)
         .map(|centroids| CentroidLanes::new(centroids, sub_dim))
+        .collect()
+}
+
+/// The same with the component that the metric `ip` adds.
+fn augmented_lanes(
+    shape: &StepShape,
+    centroids: &[f32],
+    augmentation: &Augmentation,
+    group: usize,
+) -> Vec<CentroidLanes> {
+    let (m, sub_dim) = (shape.num_subvectors as usize, shape.sub_dim() as usize);
+    let num_centroids = shape.num_centroids() as usize;
+    let centroids = centroids.chunks_exact(num_centroids * sub_dim);
+    centroids
+        .zip(augmentation.components.chunks_exact(num_centroids))
+        .skip(group * m)
+        .take(m)
+        .map(|(centroids, components)| CentroidLanes::augmented(centroids, components, sub_dim))
         .collect()
 }
 

@@ -7,6 +7,7 @@ use cust::device::DeviceAttribute;
 use cust::module::Module;
 use cust::sys;
 use gpu_kernels::kernel::KernelArgs;
+use gpu_kernels::kmeans::KMeansAssign;
 use gpu_kernels::scores::Scores;
 use gpu_kernels::select::SelectSurvivors;
 use gpu_kernels::table::KERNELS;
@@ -166,6 +167,7 @@ impl Device {
         let largest_table = (MAX_SUBVECTORS << MAX_BITS) * size_of::<f32>();
         device.allow_shared_bytes::<Scores>(largest_table)?;
         device.allow_shared_bytes::<SelectSurvivors>(device.inner.max_shared_bytes)?;
+        device.allow_shared_bytes::<KMeansAssign>(device.inner.max_shared_bytes)?;
         Ok(device)
     }
 

@@ -16,6 +16,7 @@ use super::device::Device;
 use super::launch::{Grid, MAX_GRID_Y, launch};
 use super::sequences::Sequences;
 use crate::error::Result;
+use crate::index::Augmentation;
 use crate::selection::Selection;
 
 /// Threads of every kernel's block.
@@ -25,9 +26,26 @@ const THREADS: usize = 256;
 pub(super) struct CodesBuffers<'a> {
     pub(super) centroids: &'a Buffer<f32>,
     pub(super) half_norms: &'a Buffer<f32>,
+    pub(super) augmentation: Option<&'a AugmentationBuffers>,
     pub(super) new_keys: &'a Buffer<f32>,
     pub(super) seq_lens: &'a Buffer<u32>,
     pub(super) codes: &'a Buffer<u8>,
+}
+
+/// What the metric `ip` adds to centroids.
+#[derive(Debug)]
+pub(super) struct AugmentationBuffers {
+    phis: Buffer<f32>,
+    components: Buffer<f32>,
+}
+
+impl AugmentationBuffers {
+    pub(super) fn from_host(augmentation: &Augmentation, stream: &Stream) -> Result<Self> {
+        Ok(AugmentationBuffers {
+            phis: Buffer::from_slice(&augmentation.phis, stream)?,
+            components: Buffer::from_slice(&augmentation.components, stream)?,
+        })
+    }
 }
 
 /// What top-k works in, and its result.
@@ -113,13 +131,21 @@ impl Enqueuer<'_> {
             self.sequences.len() * self.shape.num_kv_heads as usize,
             tasks.div_ceil(warps_per_block).min(MAX_GRID_Y),
         );
+        // Without augmentation these are not read.
+        let [phis, components] = match buffers.augmentation {
+            None => [buffers.half_norms.input(); 2],
+            Some(added) => [added.phis.input(), added.components.input()],
+        };
         let args = Codes {
             centroids: buffers.centroids.input(),
             half_norms: buffers.half_norms.input(),
+            phis,
+            components,
             new_keys: buffers.new_keys.input(),
             sequences: self.sequences.input(),
             page_table: self.sequences.page_table.input(),
             codes: buffers.codes.output(),
+            is_augmented: buffers.augmentation.is_some().into(),
             first_token: first_token as u32,
             new_tokens: new_tokens as u32,
             shape: *self.shape,

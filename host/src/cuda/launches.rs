@@ -12,14 +12,20 @@ impl Step {
         &mut self,
         before: &mut dyn FnMut(&'static str) -> Result<()>,
     ) -> Result<()> {
-        if self.variant != Variant::Staged {
+        // The fused kernels encode by the centroids alone.
+        if self.variant != Variant::Staged && self.augmentation.is_none() {
             before("select")?;
             return self.enqueue_fused(1);
         }
         before("codes")?;
         self.enqueue_codes(0, 1)?;
         self.enqueue_advance(1)?;
-        self.enqueue_select(before)
+        if self.variant == Variant::Staged {
+            return self.enqueue_select(before);
+        }
+        self.enqueue_tuple_counts()?;
+        before("select")?;
+        self.enqueue_fused(0)
     }
 
     /// Makes one step by what `enqueue` launches.
@@ -65,6 +71,20 @@ impl Step {
         Ok(())
     }
 
+    /// Counts the tuples of keys that came otherwise than by fused steps, if the variant counts any.
+    pub(super) fn enqueue_tuple_counts(&mut self) -> Result<()> {
+        if let Variant::Tuples(blocks) = self.variant {
+            let (codes, seq_lens) = (&self.codes, &self.seq_lens);
+            // SAFETY: the buffers were made for this shape and batch, and live as long as the stream; codes
+            // and lengths are written.
+            self.launches += unsafe {
+                self.enqueuer()
+                    .tuple_counts(codes, seq_lens, &self.tuples, blocks)?
+            };
+        }
+        Ok(())
+    }
+
     pub(super) fn enqueue_select(
         &mut self,
         before: &mut dyn FnMut(&'static str) -> Result<()>,
@@ -105,6 +125,7 @@ impl Step {
         CodesBuffers {
             centroids: &self.centroids,
             half_norms: &self.half_norms,
+            augmentation: self.augmentation.as_ref(),
             new_keys: &self.new_keys,
             seq_lens: &self.seq_lens,
             codes: &self.codes,

@@ -16,6 +16,7 @@
 //! event turn  work that goes from stream to stream stays in order
 //! graph replay  a step captured once and replayed for every token, on any stream
 //! footprint what a fused kernel takes of a multiprocessor
+//! keys train  keys in device memory, and codebooks from them
 //! stages    one stage at a time, for tests
 //! timing    GPU time by events, for measurements
 //! doctor    what is there and what is missing
@@ -32,6 +33,7 @@ mod event;
 pub mod footprint;
 pub mod graph;
 pub mod heuristics;
+pub mod keys;
 mod launch;
 mod launches;
 pub mod replay;
@@ -40,6 +42,7 @@ mod sequences;
 mod stages;
 pub mod step;
 pub mod timing;
+pub mod train;
 mod tuples;
 mod turn;
 
@@ -47,5 +50,6 @@ pub use device::Device;
 pub use footprint::Footprint;
 pub use graph::StepGraph;
 pub use heuristics::{TupleBlocks, Variant};
+pub use keys::{DeviceKeys, KeyBuffer, KeyDtype, KeySlice};
 pub use replay::DeviceBuffers;
 pub use stages::CudaStages;

@@ -1,15 +1,17 @@
 //! Each stage alone: buffers are made, filled, and read back for every call.
 
 use cust::stream::{Stream, StreamFlags};
+use gpu_kernels::codebook::half_norm;
 use gpu_kernels::step::StepShape;
 
 use super::aggregate::AggregateBuffers;
 use super::buffer::Buffer;
 use super::device::Device;
-use super::enqueue::{CodesBuffers, Enqueuer, ListBuffers, TopKBuffers};
+use super::enqueue::{AugmentationBuffers, CodesBuffers, Enqueuer, ListBuffers, TopKBuffers};
 use super::error::OrDriverError;
 use super::sequences::Sequences;
 use crate::error::Result;
+use crate::index::Augmentation;
 use crate::stages::Stages;
 
 /// The CUDA backend's stages.
@@ -61,6 +63,22 @@ impl Drop for CudaStages {
     }
 }
 
+/// Half norms of the centroids, the component that augments them included.
+fn half_norms(
+    shape: &StepShape,
+    centroids: &[f32],
+    augmentation: Option<&Augmentation>,
+) -> Vec<f32> {
+    let centroids = centroids.chunks_exact(shape.sub_dim() as usize);
+    match augmentation {
+        None => centroids.map(half_norm).collect(),
+        Some(added) => centroids
+            .zip(&added.components)
+            .map(|(centroid, &component)| half_norm(&[centroid, &[component]].concat()))
+            .collect(),
+    }
+}
+
 // Every unsafe block below: the buffers are made here, of the lengths the trait documents (which the
 // assertions check), hold what the stage reads, and live until `to_vec` or `synchronize` has waited.
 impl Stages for CudaStages {
@@ -68,6 +86,7 @@ impl Stages for CudaStages {
         &self,
         shape: &StepShape,
         centroids: &[f32],
+        augmentation: Option<&Augmentation>,
         seq_lens: &[u32],
         new_keys: &[f32],
         codes: &[u8],
@@ -84,13 +103,14 @@ impl Stages for CudaStages {
             groups * shape.code_capacity as usize * shape.num_subvectors as usize
         );
         self.device.enter()?;
-        let half_norms: Vec<f32> = centroids
-            .chunks_exact(shape.sub_dim() as usize)
-            .map(gpu_kernels::codebook::half_norm)
-            .collect();
+        let half_norms = half_norms(shape, centroids, augmentation);
+        let augmentation = augmentation
+            .map(|added| AugmentationBuffers::from_host(added, &self.stream))
+            .transpose()?;
         let buffers = CodesBuffers {
             centroids: &self.upload(centroids)?,
             half_norms: &self.upload(&half_norms)?,
+            augmentation: augmentation.as_ref(),
             new_keys: &self.upload(new_keys)?,
             seq_lens: &Buffer::new(0)?,
             codes: &self.upload(codes)?,

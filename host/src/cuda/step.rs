@@ -8,7 +8,7 @@ use gpu_kernels::step::StepShape;
 use super::aggregate::AggregateBuffers;
 use super::buffer::Buffer;
 use super::device::Device;
-use super::enqueue::{ListBuffers, TopKBuffers};
+use super::enqueue::{AugmentationBuffers, ListBuffers, TopKBuffers};
 use super::error::OrDriverError;
 use super::heuristics::{Variant, plans, tuple_blocks};
 use super::select::SelectBuffers;
@@ -41,6 +41,7 @@ pub struct Step {
 
     pub(super) centroids: Buffer<f32>,
     pub(super) half_norms: Buffer<f32>,
+    pub(super) augmentation: Option<AugmentationBuffers>,
     pub(super) codes: Buffer<u8>,
     /// Every reader's copy of its sequence's length, for the fused steps.
     pub(super) seq_lens: Buffer<u32>,
@@ -118,6 +119,10 @@ impl Step {
             launches: 0,
             centroids: Buffer::from_slice(index.centroids(), &stream)?,
             half_norms: Buffer::from_slice(&index.half_norms(), &stream)?,
+            augmentation: match index.augmentation() {
+                None => None,
+                Some(added) => Some(AugmentationBuffers::from_host(added, &stream)?),
+            },
             codes: Buffer::from_slice(&padded_codes(&index, &shape), &stream)?,
             seq_lens: Buffer::new(num_lens)?,
             sequences: Sequences::new(batch, 0)?,
@@ -301,6 +306,7 @@ impl Step {
                 head_dim: self.origin.head_dim(),
                 num_codes,
                 centroids: self.origin.centroids().to_vec(),
+                augmentation: self.origin.augmentation().cloned(),
                 codes: (0..self.origin.groups())
                     .flat_map(|group| &codes[group * code_stride..][..num_codes * m])
                     .copied()
@@ -353,15 +359,7 @@ impl Step {
             self.stale = Stale::Counts;
         }
         if self.stale == Stale::Counts {
-            if let Variant::Tuples(blocks) = self.variant {
-                let (codes, seq_lens) = (&self.codes, &self.seq_lens);
-                // SAFETY: the buffers were made for this shape and batch, and live as long as the
-                // stream; codes and lengths are written.
-                unsafe {
-                    self.enqueuer()
-                        .tuple_counts(codes, seq_lens, &self.tuples, blocks)?
-                };
-            }
+            self.enqueue_tuple_counts()?;
             self.stale = Stale::Nothing;
         }
         Ok(())

@@ -5,10 +5,13 @@ use std::path::Path;
 use super::archive::{Archive, Header, write_all};
 use crate::config::{MAX_TOKENS, Metric, PqConfig};
 use crate::error::{Error, Result};
-use crate::index::{IndexParts, KeyIndex};
+use crate::index::{Augmentation, IndexParts, KeyIndex};
 
 /// What errors call an index file.
 const ARGUMENT: &str = "index";
+/// Names of the tensors that an index with the metric `ip` has beside the others.
+const PHIS: &str = "phis";
+const COMPONENTS: &str = "augmented_components";
 
 impl KeyIndex {
     /// Writes the index without its spare room, whole or not at all. The same index gives the same bytes.
@@ -30,16 +33,24 @@ impl KeyIndex {
             "centroids",
             &[batch, heads, m, config.num_centroids(), sub_dim],
         );
+        if parts.augmentation.is_some() {
+            header.tensor::<f32>(PHIS, &[batch, heads, m]);
+            header.tensor::<f32>(COMPONENTS, &[batch, heads, m, config.num_centroids()]);
+        }
         header.tensor::<u8>("codes", &[batch, heads, parts.num_codes, m]);
         super::write_whole(ARGUMENT, path, |writer| {
             header.write_to(writer)?;
             write_all(writer, &parts.centroids)?;
+            if let Some(Augmentation { phis, components }) = &parts.augmentation {
+                write_all(writer, phis)?;
+                write_all(writer, components)?;
+            }
             write_all(writer, &parts.codes)
         })
     }
 
     /// Reads an index, this program's or another's with the same tensors and metadata keys
-    /// (`num_subvectors`, `bits`, `init_offset`, `metric`), and makes room for `capacity` tokens;
+    /// (`num_subvectors`, `bits`, `init_offset`, `metric`; with the metric `ip` two tensors more), and makes room for `capacity` tokens;
     /// `None` leaves no spare room.
     ///
     /// # Errors
@@ -100,6 +111,14 @@ fn read_parts(archive: &Archive<'_>) -> Result<IndexParts> {
         ));
     }
 
+    let augmentation = match config.is_augmented() {
+        false => None,
+        true => Some(Augmentation {
+            phis: added(archive, PHIS, &[batch, heads, m])?,
+            components: added(archive, COMPONENTS, &[batch, heads, m, num_centroids])?,
+        }),
+    };
+
     let codes = archive.tensor("codes")?;
     let &[codes_batch, codes_heads, num_codes, codes_m] = codes.shape.as_slice() else {
         return Err(codes.wrong_shape("[batch, num_kv_heads, tokens - init_offset, m]"));
@@ -123,8 +142,25 @@ fn read_parts(archive: &Archive<'_>) -> Result<IndexParts> {
         head_dim,
         num_codes,
         centroids: values,
+        augmentation,
         codes: codes.bytes()?,
     })
+}
+
+/// The finite values of a tensor that the metric adds, which has the centroids' shape less some axes.
+fn added(archive: &Archive<'_>, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    let tensor = archive.tensor(name)?;
+    if tensor.shape != shape {
+        return Err(tensor.wrong_shape(format!("{shape:?}, as the centroids have")));
+    }
+    let values = tensor.f32s()?;
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(values),
+        Some(at) => {
+            let got = format!("{} as element {at}", values[at]);
+            Err(Error::invalid(&tensor.name, got, "finite numbers"))
+        }
+    }
 }
 
 fn number(archive: &Archive<'_>, key: &str) -> Result<usize> {

@@ -204,6 +204,7 @@ fn trainings(u: &mut Unstructured<'_>) -> Result<()> {
     let training = TrainConfig {
         iterations: u.int_in_range(0..=3)?,
         seed: u.arbitrary()?,
+        ..TrainConfig::default()
     };
     let shape = [any_size(u)?, any_size(u)?, any_size(u)?, any_size(u)?];
     let len = shape.iter().try_fold(1usize, |len, &n| len.checked_mul(n));

@@ -141,6 +141,7 @@ fn is_usable(kv: &KvFile) {
     let training = TrainConfig {
         iterations: 2,
         seed: 7,
+        ..TrainConfig::default()
     };
     let index = match KeyIndex::train(&pq, &training, keys, tokens) {
         Ok(index) => index,

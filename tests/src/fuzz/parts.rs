@@ -71,6 +71,7 @@ pub(super) fn small_index(u: &mut Unstructured<'_>) -> Result<IndexParts> {
         head_dim: config.num_subvectors * sub_dim,
         num_codes,
         centroids: floats(u, groups * config.table_len() * sub_dim)?,
+        augmentation: None,
         codes,
     })
 }

@@ -7,6 +7,7 @@ use keysieve::config::MAX_TOKENS;
 use keysieve::{Backend, KeyIndex, Keys, Queries, SelectConfig, Selector};
 
 use crate::oracle::{Context, Shape};
+use crate::shapes::oracle_augmentation;
 
 /// Rows times positions times sub-vectors up to which the oracle is asked too.
 const ORACLE_WORK: usize = 1 << 14;
@@ -70,6 +71,7 @@ pub(super) fn select_and_append(index: KeyIndex, config: SelectConfig, queries: 
     };
     let mut context = Context {
         centroids: parts.centroids,
+        augmentation: parts.augmentation.map(oracle_augmentation),
         codes: index.padded_codes().to_vec(),
         seq_len: index.seq_len(),
         shape,

@@ -1,8 +1,8 @@
 //! Point 8: errors name the argument, and change nothing.
 
 use keysieve::{
-    Error, IndexParts, KeyIndex, Keys, Metric, PqConfig, Queries, SelectConfig, Selector,
-    TrainConfig,
+    Augmentation, Error, IndexParts, KeyIndex, Keys, Metric, PqConfig, Queries, SelectConfig,
+    Selector, TrainConfig,
 };
 use keysieve_tests::device::{Device, fail};
 use proptest::prelude::*;
@@ -276,6 +276,47 @@ pub(crate) fn bad_arguments() -> TestCaseResult {
     names("", from(|parts| parts.num_codes = usize::MAX, 34))?;
     names("", from(|parts| parts.batch = usize::MAX, 34))?;
     names("", from(|parts| parts.num_kv_heads = usize::MAX / 2, 34))?;
+
+    // What a metric adds, and what it does not.
+    names(
+        "augmentation",
+        from(|parts| parts.config.metric = Metric::Ip, 34),
+    )?;
+    fn augmented(parts: &mut IndexParts) -> &mut Augmentation {
+        let num_codebooks = parts.batch * parts.num_kv_heads * parts.config.num_subvectors;
+        parts.config.metric = Metric::Ip;
+        parts.augmentation.insert(Augmentation {
+            phis: vec![1.0; num_codebooks],
+            components: vec![0.5; num_codebooks * parts.config.num_centroids()],
+        })
+    }
+    from(
+        |parts| {
+            augmented(parts);
+        },
+        34,
+    )
+    .map_err(fail)?;
+    names("phis", from(|parts| augmented(parts).phis.push(1.0), 34))?;
+    names(
+        "components",
+        from(|parts| augmented(parts).components.truncate(1), 34),
+    )?;
+    for phi in [-1.0, f32::NAN, f32::INFINITY] {
+        let mut parts = parts.clone();
+        augmented(&mut parts).phis[1] = phi;
+        names("phis", KeyIndex::from_parts(parts, 34))?;
+    }
+    names(
+        "augmentation",
+        from(
+            |parts| {
+                augmented(parts);
+                parts.config.metric = Metric::L2;
+            },
+            34,
+        ),
+    )?;
 
     let mut index = KeyIndex::from_parts(parts.clone(), 40).map_err(fail)?;
     let before = index.clone();

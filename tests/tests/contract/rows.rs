@@ -1,6 +1,6 @@
 //! Point 6: a row's list depends on nothing but the row.
 
-use keysieve::{IndexParts, SelectConfig};
+use keysieve::{Augmentation, IndexParts, SelectConfig};
 use keysieve_tests::device::{Device, fail};
 use keysieve_tests::oracle::Shape;
 use keysieve_tests::strategies::LoopCase;
@@ -26,6 +26,10 @@ impl Whole {
                 batch: 1,
                 num_kv_heads: 1,
                 centroids: parts.centroids[part(parts.centroids.len())].to_vec(),
+                augmentation: parts.augmentation.as_ref().map(|added| Augmentation {
+                    phis: added.phis[part(added.phis.len())].to_vec(),
+                    components: added.components[part(added.components.len())].to_vec(),
+                }),
                 codes: parts.codes[part(parts.codes.len())].to_vec(),
                 ..parts.clone()
             },

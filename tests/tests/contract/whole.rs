@@ -61,6 +61,7 @@ impl Whole {
             appends: Vec::new(),
             weights: false,
             centroids: Fill::usual(1),
+            augmentation: None,
             codes: Fill::usual(2),
             keys: Fill::usual(3),
             queries: Fill::usual(4),

@@ -79,7 +79,8 @@ fn many_cases() -> TestCaseResult {
     if counts.cases >= ENOUGH {
         let idle: Vec<String> = runs
             .iter()
-            .filter(|kernel| kernel.launches == 0)
+            // Training's kernels are no step's: the test `training` runs and compares them.
+            .filter(|kernel| kernel.launches == 0 && !kernel.name.starts_with("kmeans_"))
             .map(|kernel| format!("{} of sm_{}", kernel.name, kernel.target))
             .collect();
         prop_assert!(idle.is_empty(), "never launched: {}", idle.join(", "));

@@ -154,6 +154,7 @@ pub(crate) fn index(spare: usize) -> KeyIndex {
         let training = TrainConfig {
             iterations: 3,
             seed: 0,
+            ..TrainConfig::default()
         };
         KeyIndex::train(&PQ, &training, keys(&data, TOKENS), TOKENS).expect("ordinary keys")
     };

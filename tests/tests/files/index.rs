@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::archive::{METADATA, archive, folder, index_tensors, load_index};
+use crate::archive::{METADATA, archive, f32_bytes, folder, index_tensors, load_index};
 
 pub(crate) fn index_cases() -> impl Strategy<Value = (LoopCase, Fill)> {
     (
@@ -60,6 +60,24 @@ pub(crate) fn index_survives((case, centroids): (LoopCase, Fill)) -> TestCaseRes
         centroids.shape(),
         [batch, heads, m, pq.num_centroids(), shape.sub_dim()]
     );
+    let added = index.to_parts().augmentation;
+    prop_assert_eq!(added.is_some(), pq.is_augmented());
+    for (name, axes, values) in [
+        ("phis", 3, added.as_ref().map(|added| &added.phis)),
+        (
+            "augmented_components",
+            4,
+            added.as_ref().map(|added| &added.components),
+        ),
+    ] {
+        let tensor = tensors.tensor(name).ok();
+        prop_assert_eq!(tensor.is_some(), values.is_some());
+        if let (Some(tensor), Some(values)) = (tensor, values) {
+            prop_assert_eq!(tensor.dtype(), Dtype::F32);
+            prop_assert_eq!(tensor.shape(), &centroids.shape()[..axes]);
+            prop_assert!(tensor.data() == f32_bytes(values), "{}", name);
+        }
+    }
     prop_assert_eq!(codes.dtype(), Dtype::U8);
     prop_assert_eq!(codes.shape(), [batch, heads, case.num_codes, m]);
     prop_assert_eq!(codes.data(), index.to_parts().codes);
@@ -68,7 +86,7 @@ pub(crate) fn index_survives((case, centroids): (LoopCase, Fill)) -> TestCaseRes
         ("num_subvectors", m.to_string()),
         ("bits", shape.bits.to_string()),
         ("init_offset", shape.init_offset.to_string()),
-        ("metric", "l2".to_string()),
+        ("metric", pq.metric.name().to_string()),
     ]
     .map(|(key, value)| (key.to_string(), value))
     .into();

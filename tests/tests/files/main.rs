@@ -55,6 +55,10 @@ fn main() -> ExitCode {
         hostile::no_header_panics,
     );
     suite.alone("wrong_tensors_are_named", wrong::wrong_tensors_are_named);
+    suite.alone(
+        "wrong_augmentation_is_named",
+        wrong::wrong_augmentation_is_named,
+    );
     suite.alone("wrong_metadata_is_named", wrong::wrong_metadata_is_named);
     suite.alone(
         "unreadable_and_unwritable_paths_are_named",

@@ -6,7 +6,9 @@ use keysieve_tests::device::fail;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
-use crate::archive::{METADATA, Tensor, archive, index_tensors, kv_tensors, load_index, parse_kv};
+use crate::archive::{
+    METADATA, Tensor, archive, f32_bytes, index_tensors, kv_tensors, load_index, parse_kv,
+};
 
 /// Whether reading is refused with an error whose text begins so.
 pub(crate) fn refused<T>(begins: &str, result: keysieve::Result<T>) -> TestCaseResult {
@@ -115,6 +117,82 @@ pub(crate) fn wrong_tensors_are_named() -> TestCaseResult {
     let place =
         "index: centroids: got NaN at [batch 0, head 1, sub-vector 0, centroid 0, component 2]";
     refused(place, index(&[not_finite, codes])?)
+}
+
+pub(crate) fn wrong_augmentation_is_named() -> TestCaseResult {
+    let [centroids, codes] = index_tensors();
+    let phis = || {
+        (
+            "phis",
+            "F32",
+            vec![1, 2, 2],
+            f32_bytes(&[0.0, 2.5, f32::MAX, 7.0]),
+        )
+    };
+    let components = || {
+        let values = [0.0, -1.5, 3.0, 1.0, 2.0, 5.0, 4.0, 8.0];
+        (
+            "augmented_components",
+            "F32",
+            vec![1, 2, 2, 2],
+            f32_bytes(&values),
+        )
+    };
+    let mut metadata = METADATA;
+    metadata[3].1 = "ip";
+    let index = |phis: Option<Tensor<'_>>, components: Option<Tensor<'_>>| {
+        let tensors = [
+            Some(centroids.clone()),
+            phis,
+            Some(codes.clone()),
+            components,
+        ];
+        let tensors: Vec<Tensor<'_>> = tensors.into_iter().flatten().collect();
+        load_index(&archive(&metadata, &tensors))
+    };
+    let good = index(Some(phis()), Some(components()))?.map_err(fail)?;
+    let added = good.augmentation().ok_or_else(|| fail("no augmentation"))?;
+    prop_assert_eq!(&added.phis, &[0.0, 2.5, f32::MAX, 7.0]);
+    prop_assert_eq!(added.components[1], -1.5);
+
+    let begins = "index: phis: got a file without it";
+    refused(begins, index(None, Some(components()))?)?;
+    let begins = "index: augmented_components: got a file without it";
+    refused(begins, index(Some(phis()), None)?)?;
+    let mut bad = phis();
+    bad.2 = vec![2, 2];
+    refused(
+        "index: phis: got shape [2, 2]",
+        index(Some(bad), Some(components()))?,
+    )?;
+    let mut bad = components();
+    bad.2 = vec![1, 2, 4, 1];
+    refused(
+        "index: augmented_components: got shape",
+        index(Some(phis()), Some(bad))?,
+    )?;
+    let mut bad = phis();
+    bad.1 = "I32";
+    refused(
+        "index: phis: got dtype I32",
+        index(Some(bad), Some(components()))?,
+    )?;
+    let mut bad = components();
+    bad.3[8..12].copy_from_slice(&f32::NAN.to_le_bytes());
+    let begins = "index: augmented_components: got NaN as element 2";
+    refused(begins, index(Some(phis()), Some(bad))?)?;
+    let mut bad = phis();
+    bad.3[4..8].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    refused(
+        "index: phis: got inf as element 1",
+        index(Some(bad), Some(components()))?,
+    )?;
+    let mut bad = phis();
+    bad.3[4..8].copy_from_slice(&(-0.5f32).to_le_bytes());
+    refused(
+        "index: augmentation: phis: got -0.5",
+        index(Some(bad), Some(components()))?,
+    )
 }
 
 pub(crate) fn wrong_metadata_is_named() -> TestCaseResult {

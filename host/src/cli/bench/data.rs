@@ -46,6 +46,7 @@ impl Data<'_> {
                 head_dim: shape.head_dim,
                 num_codes: 0,
                 centroids: self.centroids(),
+                augmentation: None,
                 codes: Vec::new(),
             },
             capacity,

@@ -15,6 +15,7 @@ use keysieve::cpu::CpuStages;
 use keysieve::stages::Stages;
 use keysieve_tests::device::{check_same, fail, lens_u32, step_shape};
 use keysieve_tests::oracle::Shape;
+use keysieve_tests::shapes::library_augmentation;
 use keysieve_tests::strategies::{
     Budget, EncodeCase, Fill, Palette, Random, StepCase, any_step_cases, encode_cases,
 };
@@ -144,9 +145,13 @@ fn codes(file: &'static str, cases: u32) -> Result<(), Failed> {
             .map(|_| random.below(shape.num_centroids()) as u8);
         let codes: Vec<u8> = codes.collect();
         let lens = lens_u32(&case.seq_lens);
+        let added = case.augmentation;
+        let added = added.map(|fill| library_augmentation(fill.augmentation(shape)));
+        let added = added.as_ref();
         let shape = step_shape(shape);
-        let got = SimStages::new(file, seed).codes(&shape, &centroids, &lens, &keys, &codes);
-        let expected = CpuStages.codes(&shape, &centroids, &lens, &keys, &codes);
+        let sim = SimStages::new(file, seed);
+        let got = sim.codes(&shape, &centroids, added, &lens, &keys, &codes);
+        let expected = CpuStages.codes(&shape, &centroids, added, &lens, &keys, &codes);
         check_same("cpu", &got.map_err(fail)?, &expected.map_err(fail)?)
     })
 }
@@ -305,7 +310,7 @@ fn select_cases(
         {
             return Err(fail("tickets are left"));
         }
-        let codes = CpuStages.codes(&shape, &centroids, &before, &new_keys, &codes);
+        let codes = CpuStages.codes(&shape, &centroids, None, &before, &new_keys, &codes);
         check_same("codes", &got.codes, &codes.map_err(fail)?)?;
         let lens = after
             .iter()

@@ -16,6 +16,7 @@ use gpu_kernels::select::{KEYS_PER_WORD, Plan, SelectSurvivors};
 use gpu_kernels::step::{SequenceParams, StepShape};
 use gpu_kernels::top_k::{self, TopKCount, TopKDigit, TopKGather, TopKHistogram};
 use gpu_kernels::weights::{self, Weights};
+use keysieve::Augmentation;
 use keysieve::stages::Stages;
 use ptx_sim::{Arg, Init, Launch, LaunchError, Memory, Module};
 
@@ -443,20 +444,30 @@ impl Stages for SimStages<'_> {
         &self,
         shape: &StepShape,
         centroids: &[f32],
+        augmentation: Option<&Augmentation>,
         seq_lens: &[u32],
         new_keys: &[f32],
         codes: &[u8],
     ) -> keysieve::Result<Vec<u8>> {
         let groups = seq_lens.len() * shape.num_kv_heads as usize;
         let new_tokens = new_keys.len() / (groups * shape.head_dim as usize);
+        let components = augmentation.map(|added| &added.components[..]);
         let half_norms: Vec<f32> = centroids
             .chunks_exact(shape.sub_dim() as usize)
-            .map(gpu_kernels::codebook::half_norm)
+            .enumerate()
+            .map(|(i, centroid)| {
+                let mut longer = centroid.to_vec();
+                longer.extend(components.map(|components| components[i]));
+                gpu_kernels::codebook::half_norm(&longer)
+            })
             .collect();
         let codes = self.upload(codes);
         let args = Codes {
             centroids: In::from_address(self.upload(centroids)),
             half_norms: In::from_address(self.upload(&half_norms)),
+            phis: In::from_address(self.upload(augmentation.map_or(&[], |added| &added.phis))),
+            components: In::from_address(self.upload(components.unwrap_or_default())),
+            is_augmented: augmentation.is_some().into(),
             new_keys: In::from_address(self.upload(new_keys)),
             sequences: In::from_address(self.upload_sequences(shape, seq_lens)),
             page_table: In::from_address(0),

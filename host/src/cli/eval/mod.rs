@@ -1,8 +1,12 @@
-//! `keysieve eval`: how good the lists are.
+//! `keysieve eval`: how good the lists are, of one format or of many.
+
+mod plot;
+mod sweep;
 
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use keysieve::AutoBackend;
 use keysieve::files::KvFile;
 use keysieve::quality::Quality;
 use serde_json::{Value, json};
@@ -25,50 +29,42 @@ pub(super) struct Args {
     /// Write the figures as JSON too; `-` prints JSON instead of the table
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Measure both metrics with 2 to 16 sub-vectors of 4, 6 and 8 bits
+    #[arg(long, conflicts_with_all = ["subvectors", "bits", "metric"])]
+    sweep: bool,
+    /// Draw the sweep's figures against bytes per key
+    #[arg(long, value_name = "FILE", requires = "sweep")]
+    svg: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     report::check_json(args.json.as_deref())?;
+    if args.sweep {
+        return sweep::run(args, quiet);
+    }
     let kv = KvFile::read("--kv", &args.kv)?;
     let (keys, queries) = (kv.keys(), kv.queries());
     let opened = args.backend.open()?;
-    let index = train::index(&args.pq, keys, keys.tokens, quiet)?;
-    let packed_bytes = index.packed_bytes_per_key();
     let (pq, config) = (args.pq.config(), args.select.config());
+    let index = train::index(&pq, &args.pq.training(), keys, keys.tokens, quiet)?;
+    let packed_bytes = index.packed_bytes_per_key();
     let mut selector = select::selector(&opened, index, keys, queries, config)?;
     let selection = selector.select(queries)?;
     let quality = Quality::measure(keys, queries, &pq, &config, selection)?;
 
     let [_, heads, num_queries] = selection.shape();
     let (low, high) = quality.head_recall_range();
-    let mut text = String::new();
+    let mut text = heading(args, &kv, &opened);
     writeln!(
         text,
-        "{}: batch {}, {} key heads x {} tokens x {} components, {heads} query heads x {num_queries} queries",
-        args.kv.display(),
-        keys.batch,
-        keys.num_kv_heads,
-        keys.tokens,
-        keys.head_dim,
+        "   m  bits  metric  bytes/key  recall  heads min-max    mass  exact mass   ratio"
     )?;
     writeln!(
         text,
-        "sink {}, heavy {}, window {}, init_offset {}; on {}\n",
-        config.sink,
-        config.heavy,
-        config.window,
-        pq.init_offset,
-        report::backend(&opened)
-    )?;
-    writeln!(
-        text,
-        "   m  bits  bytes/key  recall  heads min-max    mass  exact mass   ratio"
-    )?;
-    writeln!(
-        text,
-        "{:4}  {:4}  {:9}  {:6.3}  {low:.3} - {high:.3}  {:6.3}      {:6.3}  {:6.3}",
+        "{:4}  {:4}  {:>6}  {:9}  {:6.3}  {low:.3} - {high:.3}  {:6.3}      {:6.3}  {:6.3}",
         pq.num_subvectors,
         pq.bits,
+        pq.metric.name(),
         packed_bytes,
         quality.recall,
         quality.mass,
@@ -92,6 +88,7 @@ pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
         },
         "num_subvectors": pq.num_subvectors,
         "bits": pq.bits,
+        "metric": pq.metric.name(),
         "init_offset": pq.init_offset,
         "iterations": args.pq.training().iterations,
         "seed": args.pq.training().seed,
@@ -103,6 +100,27 @@ pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     });
     extend(&mut value, report::backend_json(&opened));
     report::give(&text, args.json.as_deref(), &value)
+}
+
+/// What is measured, and where.
+fn heading(args: &Args, kv: &KvFile, opened: &AutoBackend) -> String {
+    let (keys, queries, select) = (kv.keys(), kv.queries(), args.select.config());
+    format!(
+        "{}: batch {}, {} key heads x {} tokens x {} components, {} query heads x {} queries\n\
+         sink {}, heavy {}, window {}, init_offset {}; on {}\n\n",
+        args.kv.display(),
+        keys.batch,
+        keys.num_kv_heads,
+        keys.tokens,
+        keys.head_dim,
+        queries.num_qo_heads,
+        queries.num_queries,
+        select.sink,
+        select.heavy,
+        select.window,
+        args.pq.config().init_offset,
+        report::backend(opened)
+    )
 }
 
 /// Adds fields to a JSON object.

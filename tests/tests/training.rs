@@ -1,0 +1,463 @@
+//! Training on a GPU: against training on the CPU from the same start, and against itself.
+
+use std::process::ExitCode;
+
+use half::{bf16, f16};
+use keysieve::cuda::{DeviceKeys, KeyBuffer, KeyDtype, KeySlice, train};
+use keysieve::{Backend, Error, KeyIndex, Keys, Metric, PqConfig, Start, TrainConfig};
+use keysieve_tests::device::{CUDA, Device, Suite, check_same, fail};
+use keysieve_tests::oracle::{augmented, distance_f64};
+use keysieve_tests::strategies::{FINITE, Fill, Palette, Random, fills};
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::{TestCaseError, TestCaseResult};
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    for device in CUDA {
+        suite.device_property(device, "inertia_is_the_cpus", cases, inertia_is_the_cpus);
+        suite.device_property(device, "codes_are_nearest", any_cases, codes_are_nearest);
+        suite.device_property(
+            device,
+            "few_are_met_exactly",
+            few_cases,
+            few_are_met_exactly,
+        );
+    }
+    suite.on_devices(&CUDA, "every_dtype_and_layout", every_dtype_and_layout);
+    suite.on_devices(&CUDA, "large_codebooks", large_codebooks);
+    suite.on_devices(&CUDA, "bad_input_is_named", bad_input_is_named);
+    suite.on_each_device("a_warm_start_goes_on", a_warm_start_goes_on);
+    suite.on_each_device("tolerance_stops_early", tolerance_stops_early);
+    suite.run()
+}
+
+/// Keys to train on.
+#[derive(Debug, Clone)]
+struct Case {
+    shape: [usize; 4],
+    pq: PqConfig,
+    iterations: usize,
+    seed: u64,
+    fill: Fill,
+}
+
+impl Case {
+    fn training(&self) -> TrainConfig {
+        TrainConfig {
+            iterations: self.iterations,
+            seed: self.seed,
+            start: Start::Sampled,
+            ..TrainConfig::default()
+        }
+    }
+
+    fn data(&self) -> Vec<f32> {
+        self.fill.floats(self.shape.iter().product())
+    }
+
+    fn train(&self, backend: &Backend, data: &[f32]) -> Result<KeyIndex, TestCaseError> {
+        let keys = Keys::new(data, self.shape).map_err(fail)?;
+        let capacity = self.shape[2];
+        KeyIndex::train_on(backend, &self.pq, &self.training(), keys, capacity).map_err(fail)
+    }
+}
+
+fn cases_of(palettes: &'static [Palette], tokens: usize) -> impl Strategy<Value = Case> {
+    let metric = select(vec![Metric::L2, Metric::Ip]);
+    let format = (
+        select(vec![1usize, 2, 3, 4]),
+        select(vec![1usize, 2, 8, 9, 31, 32, 33, 40, 64]),
+        1..=7u32,
+    );
+    let heads = (1..=2usize, 1..=2usize);
+    let tokens = prop_oneof![1..=tokens, select(vec![1usize, 127, 128, 129, 256, 257])];
+    let training = (0..4usize, any::<u64>(), fills(palettes));
+    (metric, format, heads, 0..4usize, tokens, training).prop_map(
+        |(metric, (m, sub_dim, bits), (batch, heads), init_offset, tokens, training)| {
+            let (iterations, seed, fill) = training;
+            Case {
+                shape: [batch, heads, init_offset + tokens, m * sub_dim],
+                pq: PqConfig {
+                    num_subvectors: m,
+                    bits,
+                    init_offset,
+                    metric,
+                },
+                iterations,
+                seed,
+                fill,
+            }
+        },
+    )
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    cases_of(&[Palette::Usual], 700)
+}
+
+fn any_cases() -> impl Strategy<Value = Case> {
+    cases_of(FINITE, 300)
+}
+
+fn few_cases() -> impl Strategy<Value = (Case, usize)> {
+    (cases_of(&[Palette::Usual], 100), 1..=64usize)
+}
+
+/// The sum over all points of the squared distance to the nearest centroid, in f64, augmented with the metric `ip`.
+fn inertia(index: &KeyIndex, data: &[f32], tokens: usize) -> f64 {
+    let (pq, head_dim) = (index.config(), index.head_dim());
+    let (m, sub_dim) = (pq.num_subvectors, pq.sub_dim(head_dim));
+    let added = index.augmentation();
+    let mut sum = 0.0;
+    for (group, keys) in data.chunks(tokens * head_dim).enumerate() {
+        for subvector in 0..m {
+            let problem = group * m + subvector;
+            let first = problem * pq.num_centroids();
+            let centroids: Vec<Vec<f32>> = (first..first + pq.num_centroids())
+                .map(|at| {
+                    let mut centroid = index.centroids()[at * sub_dim..][..sub_dim].to_vec();
+                    centroid.extend(added.map(|added| added.components[at]));
+                    centroid
+                })
+                .collect();
+            for key in keys.chunks(head_dim).skip(pq.init_offset) {
+                let x = &key[subvector * sub_dim..][..sub_dim];
+                let x = added.map_or(x.to_vec(), |added| augmented(x, added.phis[problem]));
+                let distances = centroids.iter().map(|c| distance_f64(&x, c));
+                sum += distances.fold(f64::INFINITY, f64::min);
+            }
+        }
+    }
+    sum
+}
+
+/// The same start, and sums in f64: as good as the CPU's, and the same on every run.
+fn inertia_is_the_cpus(device: &Device, case: Case) -> TestCaseResult {
+    let data = case.data();
+    let on_gpu = case.train(&device.backend, &data)?;
+    let on_cpu = case.train(&Backend::Cpu, &data)?;
+    let tokens = case.shape[2];
+    let (got, expected) = (
+        inertia(&on_gpu, &data, tokens),
+        inertia(&on_cpu, &data, tokens),
+    );
+    // Where a cluster is empty the backends choose another far point; with as many centroids as keys that is
+    // most of them.
+    let is_roomy = tokens - case.pq.init_offset >= 8 * case.pq.num_centroids();
+    if is_roomy || case.iterations == 0 {
+        let near = 1e-3 * expected + 1e-9 * data.len() as f64;
+        prop_assert!(
+            (got - expected).abs() <= near,
+            "{} is not {}",
+            got,
+            expected
+        );
+    } else {
+        prop_assert!(
+            got <= 1.5 * expected + 1e-2 * data.len() as f64,
+            "{} {}",
+            got,
+            expected
+        );
+    }
+    if case.iterations == 0 {
+        check_same("cpu", on_gpu.centroids(), on_cpu.centroids())?;
+        prop_assert!(on_gpu == on_cpu, "codes differ from the same centroids");
+    }
+    let again = case.train(&device.backend, &data)?;
+    prop_assert!(on_gpu == again, "two runs differ");
+    Ok(())
+}
+
+/// Whatever finite numbers come: finite centroids, and the codes that the CPU gives keys with them.
+fn codes_are_nearest(device: &Device, case: Case) -> TestCaseResult {
+    let data = case.data();
+    let index = case.train(&device.backend, &data)?;
+    prop_assert!(index.centroids().iter().all(|c| c.is_finite()));
+    let mut parts = index.to_parts();
+    parts.num_codes = 0;
+    let codes = std::mem::take(&mut parts.codes);
+    let mut on_cpu = KeyIndex::from_parts(parts, case.shape[2]).map_err(fail)?;
+    let [batch, heads, tokens, head_dim] = case.shape;
+    let keys = Keys::new(&data, case.shape).map_err(fail)?;
+    let quantised = keys.copy_tokens(case.pq.init_offset..tokens);
+    let shape = [batch, heads, tokens - case.pq.init_offset, head_dim];
+    on_cpu
+        .append(Keys::new(&quantised, shape).map_err(fail)?)
+        .map_err(fail)?;
+    check_same("cpu", &codes, &on_cpu.to_parts().codes)?;
+    prop_assert!(index == on_cpu);
+    Ok(())
+}
+
+/// With as many centroids as distinct keys none is left without its own, given the iterations.
+fn few_are_met_exactly(device: &Device, (mut case, distinct): (Case, usize)) -> TestCaseResult {
+    let [.., tokens, head_dim] = case.shape;
+    case.iterations = 2;
+    case.pq.bits = case.pq.bits.min(5);
+    let distinct = distinct.min(case.pq.num_centroids());
+    let mut random = Random::new(case.fill.seed);
+    let choices: Vec<f32> = (0..distinct * head_dim)
+        .map(|_| random.below(9) as f32)
+        .collect();
+    let keys = case.shape.iter().product::<usize>() / head_dim;
+    let data: Vec<f32> = (0..keys)
+        .flat_map(|_| &choices[random.below(distinct) * head_dim..][..head_dim])
+        .copied()
+        .collect();
+    let before = Case {
+        iterations: 0,
+        ..case.clone()
+    };
+    let first = inertia(&before.train(&device.backend, &data)?, &data, tokens);
+    let last = inertia(&case.train(&device.backend, &data)?, &data, tokens);
+    prop_assert!(last <= first, "{} after {}", last, first);
+    // Each iteration gives some empty clusters keys of their own.
+    prop_assert!(first == 0.0 || last < first, "{} after {}", last, first);
+    Ok(())
+}
+
+/// The same values in every type and order of axes give the same index.
+fn every_dtype_and_layout(device: &Device) -> TestCaseResult {
+    let Backend::Cuda(gpu) = &device.backend else {
+        return Err(fail("no GPU"));
+    };
+    let [batch, heads, tokens, head_dim] = [2, 2, 40, 6];
+    let mut random = Random::new(5);
+    // Few bits: exact in all three.
+    let data: Vec<f32> = (0..batch * heads * tokens * head_dim)
+        .map(|_| random.below(64) as f32 / 8.0 - 4.0)
+        .collect();
+    let shape = [batch, heads, tokens, head_dim];
+    let pq = PqConfig {
+        num_subvectors: 2,
+        bits: 3,
+        init_offset: 7,
+        metric: Metric::L2,
+    };
+    for metric in [Metric::L2, Metric::Ip] {
+        let case = Case {
+            shape,
+            pq: PqConfig { metric, ..pq },
+            iterations: 2,
+            seed: 9,
+            fill: Fill::usual(0),
+        };
+        let expected = case.train(&device.backend, &data)?;
+        let same = |keys: KeySlice<'_>, strides| -> TestCaseResult {
+            let buffer = KeyBuffer::new(gpu, keys).map_err(fail)?;
+            let keys = buffer.keys(shape, strides).map_err(fail)?;
+            // SAFETY: the buffer outlives the call, and nothing writes it.
+            let got = unsafe { train::train(gpu, &case.pq, &case.training(), &keys, tokens) };
+            prop_assert!(got.map_err(fail)? == expected, "{:?} {:?}", keys, metric);
+            Ok(())
+        };
+        // [batch, tokens, heads, head_dim], with a gap behind each token.
+        let token_stride = heads * head_dim + 5;
+        let mut by_token = vec![0.0; batch * tokens * token_stride];
+        for (row, key) in data.chunks(head_dim).enumerate() {
+            let (group, token) = (row / tokens, row % tokens);
+            let (batch, head) = (group / heads, group % heads);
+            let at = (batch * tokens + token) * token_stride + head * head_dim;
+            by_token[at..at + head_dim].copy_from_slice(key);
+        }
+        let by_head_strides = [heads * tokens * head_dim, tokens * head_dim, head_dim];
+        let by_token_strides = [tokens * token_stride, head_dim, token_stride];
+        for (data, strides) in [(&data, by_head_strides), (&by_token, by_token_strides)] {
+            let halves: Vec<f16> = data.iter().map(|&x| f16::from_f32(x)).collect();
+            let brains: Vec<bf16> = data.iter().map(|&x| bf16::from_f32(x)).collect();
+            same(KeySlice::F32(data), strides)?;
+            same(KeySlice::F16(&halves), strides)?;
+            same(KeySlice::Bf16(&brains), strides)?;
+        }
+    }
+    Ok(())
+}
+
+/// Centroids whose sums no shared memory holds, in several chunks and slices.
+fn large_codebooks(device: &Device) -> TestCaseResult {
+    for metric in [Metric::L2, Metric::Ip] {
+        let case = Case {
+            shape: [1, 1, 130, 256],
+            pq: PqConfig {
+                num_subvectors: 1,
+                bits: 8,
+                init_offset: 0,
+                metric,
+            },
+            iterations: 1,
+            seed: 1,
+            fill: Fill::usual(2),
+        };
+        codes_are_nearest(device, case)?;
+    }
+    Ok(())
+}
+
+fn bad_input_is_named(device: &Device) -> TestCaseResult {
+    let Backend::Cuda(gpu) = &device.backend else {
+        return Err(fail("no GPU"));
+    };
+    let shape = [2, 2, 40, 8];
+    let mut data = Fill::usual(1).floats(2 * 2 * 40 * 8);
+    let pq = PqConfig {
+        bits: 3,
+        init_offset: 4,
+        ..PqConfig::default()
+    };
+    let sampled = TrainConfig {
+        start: Start::Sampled,
+        ..TrainConfig::default()
+    };
+    let names = |argument: &str, result: keysieve::Result<KeyIndex>| match result {
+        Err(Error::Invalid {
+            argument: named, ..
+        }) if named.contains(argument) => Ok(()),
+        other => Err(fail(format!("{argument}: {:?}", other.map(drop)))),
+    };
+    {
+        let keys = Keys::new(&data, shape).map_err(fail)?;
+        let train_on = |pq: &PqConfig, training: &TrainConfig, keys, capacity| {
+            KeyIndex::train_on(&device.backend, pq, training, keys, capacity)
+        };
+        names("start", train_on(&pq, &TrainConfig::default(), keys, 40))?;
+        for tolerance in [-1.0, f32::NAN, f32::INFINITY] {
+            names(
+                "tolerance",
+                train_on(
+                    &pq,
+                    &TrainConfig {
+                        tolerance,
+                        ..sampled
+                    },
+                    keys,
+                    40,
+                ),
+            )?;
+        }
+        names("capacity", train_on(&pq, &sampled, keys, 39))?;
+        names(
+            "bits",
+            train_on(&PqConfig { bits: 9, ..pq }, &sampled, keys, 40),
+        )?;
+        let late = PqConfig {
+            init_offset: 40,
+            ..pq
+        };
+        names("keys", train_on(&late, &sampled, keys, 40))?;
+        let lying = Keys {
+            data: &data[1..],
+            ..keys
+        };
+        names("keys", train_on(&pq, &sampled, lying, 40))?;
+        let index = train_on(&pq, &sampled, keys, 40).map_err(fail)?;
+        let other = Keys::new(&data, [1, 4, 40, 8]).map_err(fail)?;
+        names(
+            "batch",
+            index.retrain_on(&device.backend, &sampled, other, 40),
+        )?;
+    }
+    let buffer = KeyBuffer::new(gpu, KeySlice::F32(&data)).map_err(fail)?;
+    let named = |argument: &str, result: keysieve::Result<DeviceKeys>| match result {
+        Err(Error::Invalid {
+            argument: named, ..
+        }) if named.contains(argument) => Ok(()),
+        other => Err(fail(format!("{argument}: {other:?}"))),
+    };
+    let strides = [640, 320, 8];
+    named("keys", buffer.keys(shape, [640, 321, 8]))?;
+    named("address", DeviceKeys::new(0, KeyDtype::F32, shape, strides))?;
+    named("address", DeviceKeys::new(6, KeyDtype::F32, shape, strides))?;
+    let far = [usize::MAX, 320, 8];
+    named("strides", DeviceKeys::new(8, KeyDtype::F16, shape, far))?;
+
+    // The first component that is not finite, also where it is not quantised, found on either side.
+    for (place, token, component) in [(640 + 320 + 2 * 8 + 5, 2, 5), (640 + 320 + 39 * 8, 39, 0)] {
+        data[place] = f32::NEG_INFINITY;
+        data[place + 8 * 39 - 8 * token..]
+            .iter_mut()
+            .skip(8)
+            .for_each(|x| *x = f32::NAN);
+        let buffer = KeyBuffer::new(gpu, KeySlice::F32(&data)).map_err(fail)?;
+        let on_device = buffer.keys(shape, strides).map_err(fail)?;
+        // SAFETY: the buffer outlives the call, and nothing writes it.
+        let by_gpu = unsafe { train::train(gpu, &pq, &sampled, &on_device, 40) };
+        let keys = Keys::new(&data, shape).map_err(fail)?;
+        for got in [
+            by_gpu,
+            KeyIndex::train_on(&device.backend, &pq, &sampled, keys, 40),
+        ] {
+            let Err(Error::NotFinite {
+                batch,
+                head,
+                token: t,
+                component: c,
+                ..
+            }) = got
+            else {
+                return Err(fail("infinity was accepted"));
+            };
+            prop_assert_eq!([batch, head, t, c], [1, 1, token, component]);
+        }
+        data[place] = 1.0;
+    }
+    Ok(())
+}
+
+/// Two trainings of 2 iterations, the second from the first's centroids, are one of 4.
+fn a_warm_start_goes_on(device: &Device) -> TestCaseResult {
+    for metric in [Metric::L2, Metric::Ip] {
+        let case = |iterations| Case {
+            shape: [1, 2, 200, 8],
+            pq: PqConfig {
+                num_subvectors: 2,
+                bits: 4,
+                init_offset: 3,
+                metric,
+            },
+            iterations,
+            seed: 3,
+            fill: Fill::usual(7),
+        };
+        let data = case(0).data();
+        let keys = Keys::new(&data, case(0).shape).map_err(fail)?;
+        let two = case(2).train(&device.backend, &data)?;
+        let four = case(4).train(&device.backend, &data)?;
+        let on = two
+            .retrain_on(&device.backend, &case(2).training(), keys, 200)
+            .map_err(fail)?;
+        prop_assert!(on == four && on != two, "{:?}", metric);
+    }
+    Ok(())
+}
+
+fn tolerance_stops_early(device: &Device) -> TestCaseResult {
+    let case = |iterations| Case {
+        shape: [1, 1, 200, 4],
+        pq: PqConfig {
+            num_subvectors: 1,
+            bits: 4,
+            init_offset: 0,
+            metric: Metric::L2,
+        },
+        iterations,
+        seed: 3,
+        fill: Fill::usual(8),
+    };
+    let data = case(0).data();
+    let keys = Keys::new(&data, case(0).shape).map_err(fail)?;
+    let with = |iterations, tolerance| {
+        let training = TrainConfig {
+            tolerance,
+            ..case(iterations).training()
+        };
+        KeyIndex::train_on(&device.backend, &case(0).pq, &training, keys, 200).map_err(fail)
+    };
+    // The first step is within a huge tolerance, none but the last within 0.
+    prop_assert!(with(9, 1e30)? == with(1, 0.0)?);
+    prop_assert!(with(9, 0.0)? != with(1, 0.0)?);
+    let settled = with(60, 0.0)?;
+    prop_assert!(settled == with(90, 0.0)?);
+    Ok(())
+}
