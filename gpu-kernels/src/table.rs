@@ -29,4 +29,5 @@ pub const KERNELS: &[KernelInfo] = &[
     weights::Weights::INFO,
     select::SelectSurvivors::INFO,
     select_tuples::SelectTuples::INFO,
+    select_tuples::SelectTuplesReference::INFO,
 ];

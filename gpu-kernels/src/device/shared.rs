@@ -133,6 +133,35 @@ impl<T: Word> SharedArray<T> {
         };
     }
 
+    /// Writes words `i` and `i + 1`.
+    ///
+    /// # Safety
+    /// As [`SharedArray::set`] for both; the array starts at an even word and `i` is even.
+    #[inline(always)]
+    pub unsafe fn set2(self, i: u32, values: [T; 2]) {
+        let [a, b] = values.map(T::to_bits);
+        // SAFETY: the caller promises two words at an aligned place that are this thread's.
+        unsafe {
+            asm!("st.shared.v2.b32 [{}], {{{}, {}}};", in(reg32) self.address + 4 * i, in(reg32) a,
+                 in(reg32) b, options(nostack, preserves_flags))
+        };
+    }
+
+    /// Words `i` and `i + 1`.
+    ///
+    /// # Safety
+    /// As [`SharedArray::get`] for both; the array starts at an even word and `i` is even.
+    #[inline(always)]
+    pub unsafe fn get2(self, i: u32) -> [T; 2] {
+        let (a, b): (u32, u32);
+        // SAFETY: the caller promises two initialised words at an aligned place.
+        unsafe {
+            asm!("ld.shared.v2.b32 {{{}, {}}}, [{}];", out(reg32) a, out(reg32) b,
+                 in(reg32) self.address + 4 * i, options(readonly, nostack, preserves_flags))
+        };
+        [a, b].map(T::from_bits)
+    }
+
     /// The address in the block's shared window.
     #[inline(always)]
     pub fn address(self) -> u32 {

@@ -1,6 +1,6 @@
 //! What a step leaves to the next: the new keys' codes and the candidates' counts.
 
-use super::{Place, layout};
+use super::{Place, Staging, layout};
 use crate::codebook::accumulate;
 use crate::codes;
 use crate::device::shared::dynamic_shared_mem;
@@ -53,74 +53,77 @@ pub(super) unsafe fn count_next(
     }
 }
 
-/// Encodes the new key of group `block_idx_x`, a thread for each centroid, and advances the block's copy of
-/// the length.
+/// Takes the group's new key and half norms to shared memory.
 ///
 /// # Safety
-/// The whole block is here; the buffers are as the kernel's documentation says.
+/// The buffers are as the kernel's documentation says; a barrier follows before the words are read.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
-pub(super) unsafe fn encode(
+pub(super) unsafe fn stage(
     shape: &StepShape,
-    sub_dim: u32,
-    num_blocks: u32,
-    centroids: In<f32>,
+    place: &Place,
     half_norms: In<f32>,
     new_keys: In<f32>,
-    seq_lens: Out<u32>,
+) {
+    let (t, table_len) = (thread::thread_idx_x(), shape.table_len());
+    // SAFETY: inside the group's; each thread has its own words.
+    unsafe {
+        if t < shape.head_dim {
+            let at = (place.group * shape.head_dim + t) as usize;
+            dynamic_shared_mem::<f32>(layout::NEW_KEY).set(t, new_keys.get(at));
+        }
+        if t < table_len {
+            let at = (place.group * table_len + t) as usize;
+            dynamic_shared_mem::<f32>(layout::HALF_NORMS).set(t, half_norms.get(at));
+        }
+    }
+}
+
+/// Encodes the group's new key at `position`, a thread for each centroid.
+///
+/// # Safety
+/// The whole block is here, behind a barrier since [`stage`] and
+/// [`Staged::store`](super::table::Staged::store); the buffers are as the kernel's documentation says;
+/// nobody else reads or writes the key's codes in this step.
+#[inline(always)]
+pub(super) unsafe fn encode(
+    shape: &StepShape,
+    place: &Place,
+    position: u32,
+    staging: &Staging,
+    centroids: In<f32>,
     codes: Out<u8>,
 ) {
-    let (group, t) = (thread::block_idx_x(), thread::thread_idx_x());
-    let seq_len_at = (thread::grid_dim_x() * num_blocks + group) as usize;
-    let table_len = shape.table_len();
-    let centroids = centroids.from(group as usize * (table_len * sub_dim) as usize);
-    let new_key = new_keys.from(group as usize * shape.head_dim as usize);
-    let staged_key = dynamic_shared_mem::<f32>(layout::NEW_KEY);
-    let staged = dynamic_shared_mem::<f32>(layout::CENTROIDS);
+    let (t, table_len, sub_dim) = (thread::thread_idx_x(), shape.table_len(), place.sub_dim);
+    let new_key = dynamic_shared_mem::<f32>(layout::NEW_KEY);
+    let half_norms = dynamic_shared_mem::<f32>(layout::HALF_NORMS);
     let best = dynamic_shared_mem::<u32>(layout::BEST);
     let best_index = dynamic_shared_mem::<u32>(layout::BEST_INDEX);
-    // A word more for each, so that neighbouring centroids begin in neighbouring banks.
-    let stride = sub_dim + 1;
-    let is_staged = table_len * stride <= layout::CENTROID_WORDS && sub_dim % 4 == 0;
-    // SAFETY: all conditions around barriers are the same in the whole block. The copy of the length is
-    // this block's; codes are written by it alone, and nobody reads them in this step.
+    let subvector = t >> shape.bits;
+    let mut key = 0;
+    // SAFETY: all conditions around barriers are the same in the whole block; a thread's centroid is the
+    // table's.
     unsafe {
-        let position = seq_lens.get(seq_len_at);
-        if t < shape.head_dim {
-            staged_key.set(t, new_key.get(t as usize));
-        }
-        if t < layout::NUM_SMALL {
-            best.set(t, 0);
-            best_index.set(t, u32::MAX);
-        }
-        if is_staged {
-            let mut at = 4 * t;
-            while at < table_len * sub_dim {
-                let [a, b, c, d] = centroids.get4(at as usize);
-                let to = at / sub_dim * stride + at % sub_dim;
-                staged.set(to, a);
-                staged.set(to + 1, b);
-                staged.set(to + 2, c);
-                staged.set(to + 3, d);
-                at += 4 * thread::block_dim_x();
-            }
-        }
-        thread::sync_threads();
-
-        let subvector = t >> shape.bits;
-        let mut key = 0;
         if t < table_len {
-            let half_norm = half_norms
-                .from(group as usize * table_len as usize)
-                .get(t as usize);
-            let mut sums = [-half_norm];
-            let x = |i: usize| staged_key.get(subvector * sub_dim + i as u32);
-            if is_staged {
-                let c = |i: usize, _| staged.get(t * stride + i as u32);
-                accumulate(&mut sums, sub_dim as usize, x, c);
+            let mut sums = [-half_norms.get(t)];
+            let key_at = subvector * sub_dim;
+            if staging.fits == 1 {
+                let staged_centroids = dynamic_shared_mem::<f32>(layout::CENTROIDS);
+                let centroid_at = t * staging.stride;
+                let mut done = 0;
+                while done < sub_dim {
+                    let x = new_key.get4(key_at + done);
+                    let y = new_key.get4(key_at + done + 4);
+                    let c = staged_centroids.get4(centroid_at + done);
+                    let d = staged_centroids.get4(centroid_at + done + 4);
+                    accumulate(&mut sums, 4, |i| x[i], |i, _| c[i]);
+                    accumulate(&mut sums, 4, |i| y[i], |i, _| d[i]);
+                    done += 8;
+                }
             } else {
-                let c = |i: usize, _| centroids.get((t * sub_dim) as usize + i);
-                accumulate(&mut sums, sub_dim as usize, x, c);
+                let centroids =
+                    centroids.from((place.group * table_len + t) as usize * sub_dim as usize);
+                let x = |i: usize| new_key.get(key_at + i as u32);
+                accumulate(&mut sums, sub_dim as usize, x, |i, _| centroids.get(i));
             }
             // The nearest is the first in the order of (affinity descending, index ascending).
             key = order_key(sums[0]);
@@ -132,10 +135,14 @@ pub(super) unsafe fn encode(
         }
         thread::sync_threads();
         if t < shape.num_subvectors {
-            codes::store(shape, group, position, t, best_index.get(t) as u8, codes);
-        }
-        if t == 0 {
-            seq_lens.set(seq_len_at, position + 1);
+            codes::store(
+                shape,
+                place.group,
+                position,
+                t,
+                best_index.get(t) as u8,
+                codes,
+            );
         }
     }
 }

@@ -115,8 +115,8 @@ impl Counts {
     /// No other block of the grid has the group's, and the buffers are as the kernel's documentation says.
     #[inline(always)]
     pub(super) unsafe fn keep(&self, place: &Place, end: u32, prefixes: Out<u32>) {
-        let block = end / place.keys_per_block;
-        if end % place.keys_per_block != 0 || block >= place.num_blocks {
+        let block = end >> place.keys_log2;
+        if end != block << place.keys_log2 || block >= place.num_blocks {
             return;
         }
         let block = (place.group * place.num_blocks + block) as usize;

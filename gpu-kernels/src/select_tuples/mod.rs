@@ -6,7 +6,8 @@
 //! members   which tuples are above the cut, a table of two bits each
 //! output    each thread looks its keys' tuples up; counts of those before      index_list, weights
 //!           the block and the thread make the list come out ascending
-//! append    further blocks encode the new keys and count the candidates        codes, tuple_counts
+//! append    one block of a group encodes its new key with the centroids that   codes, tuple_counts
+//!           it has in shared memory, one counts the next step's candidates
 //! ```
 //!
 //! Every block of a row finds the same cut for itself: its work does not depend on the context's length,
@@ -35,12 +36,16 @@ pub const KEYS_PER_THREAD: u32 = 16;
 pub const KEYS_PER_TILE: u32 = THREADS * KEYS_PER_THREAD;
 /// Bins of the histogram over the table's range.
 pub const NUM_BINS: u32 = 2048;
+/// Vectors of four components that a thread takes to shared memory at most.
+const VECTORS: u32 = 4;
+/// Partial sums of a table entry.
+const LANES: u32 = crate::lut::LANES as u32;
 /// Most tuples of the boundary bin that are ranked one by one: one thread each.
 pub const MAX_RANKED: u32 = THREADS;
 
 /// Where things lie in a block's shared memory, in words.
 pub mod layout {
-    use super::{MAX_RANKED, NUM_BINS};
+    use super::{MAX_RANKED, NUM_BINS, THREADS};
     use crate::collectives::SUM_WORDS;
     use crate::tuple_counts::{MAX_TUPLE_BITS, MIN_BITS, NUM_TUPLES};
 
@@ -50,14 +55,22 @@ pub mod layout {
     pub const OTHER_SUMS: u32 = SUMS + SUM_WORDS;
     /// Figures that one thread tells the block.
     pub const FIGURES: u32 = OTHER_SUMS + SUM_WORDS;
-    /// Words of [`FIGURES`], [`MINS`] and [`MAXS`] each.
+    /// Words of [`FIGURES`], [`MINS`], [`MAXS`], [`BEST`] and [`BEST_INDEX`] each.
     pub const NUM_SMALL: u32 = 16;
     /// Smallest order key of every sub-vector's table entries.
     pub const MINS: u32 = FIGURES + NUM_SMALL;
     /// Largest order key of every sub-vector's table entries.
     pub const MAXS: u32 = MINS + NUM_SMALL;
+    /// Best affinity of each of the new key's sub-vectors, as an order key.
+    pub const BEST: u32 = MAXS + NUM_SMALL;
+    /// The first centroid that has it.
+    pub const BEST_INDEX: u32 = BEST + NUM_SMALL;
+    /// The new key.
+    pub const NEW_KEY: u32 = BEST_INDEX + NUM_SMALL;
+    /// The half norms of the group's centroids.
+    pub const HALF_NORMS: u32 = NEW_KEY + MAX_HEAD_DIM;
     /// The histogram.
-    pub const BINS: u32 = MAXS + NUM_SMALL;
+    pub const BINS: u32 = HALF_NORMS + TABLE_WORDS;
     /// Tuples of the boundary bin: order keys, then counts.
     pub const RANKED: u32 = BINS + NUM_BINS;
     /// The table: at most 256 entries, which 1 sub-vector of 8 bits has.
@@ -68,109 +81,236 @@ pub mod layout {
     pub const MEMBERS: u32 = TABLE + TABLE_WORDS;
     /// Copies of [`MEMBERS`]: fewer lanes of a warp meet in a bank.
     pub const MEMBER_COPIES: u32 = 8;
-    const STEP_WORDS: u32 = MEMBERS + NUM_TUPLES / 16 * MEMBER_COPIES;
-
-    // Blocks that encode have the memory for themselves.
-    /// Best affinity of each sub-vector, as an order key.
-    pub const BEST: u32 = 0;
-    /// The first centroid that has it.
-    pub const BEST_INDEX: u32 = BEST + NUM_SMALL;
-    /// The new key.
-    pub const NEW_KEY: u32 = BEST_INDEX + NUM_SMALL;
-    /// The group's centroids, where they fit.
-    pub const CENTROIDS: u32 = NEW_KEY + 256;
-    /// Words of [`CENTROIDS`]: 128 of 64 components and a word more each.
-    pub const CENTROID_WORDS: u32 = 128 * 65;
-    const ENCODE_WORDS: u32 = CENTROIDS + CENTROID_WORDS;
+    /// The row's query, each sub-vector's components in the order of the partial sums that take them.
+    pub const QUERY: u32 = MEMBERS + NUM_TUPLES / 16 * MEMBER_COPIES;
+    /// Words of [`QUERY`].
+    pub const QUERY_WORDS: u32 = 512;
+    /// The group's centroids.
+    pub const CENTROIDS: u32 = QUERY + QUERY_WORDS;
+    /// Words of [`CENTROIDS`]: 128 of 64 components and 8 words more each.
+    pub const CENTROID_WORDS: u32 = 128 * 72;
 
     /// All of it.
-    pub const WORDS: u32 = if STEP_WORDS > ENCODE_WORDS {
-        STEP_WORDS
-    } else {
-        ENCODE_WORDS
-    };
+    pub const WORDS: u32 = CENTROIDS + CENTROID_WORDS;
+
+    /// Largest number of components of a key.
+    pub const MAX_HEAD_DIM: u32 = 256;
 
     // `members` takes a tuple's copies for 32 bytes from a multiple of 32 on.
     const _: () = assert!(MEMBER_COPIES == 8 && MEMBERS.is_multiple_of(8));
     const _: () = assert!(MAX_TUPLE_BITS / MIN_BITS <= NUM_SMALL);
+    // A thread each loads a component and a half norm.
+    const _: () = assert!(MAX_HEAD_DIM <= THREADS && TABLE_WORDS <= THREADS);
 }
 
-kernel! {
-    /// One whole step: appends `new_tokens` (0 or 1) keys a group, advances the lengths, selects.
-    ///
-    /// Grid: (rows, `num_blocks`), and with a new token one more along y, whose first blocks encode a
-    /// group's key each. Block y of a row has the keys from `y * tiles_per_block * KEYS_PER_TILE` on.
-    /// Dynamic shared memory: [`layout::WORDS`] words. `rows_per_group` and `sub_dim` are the shape's.
-    /// `code_capacity` is a multiple of 16, and `window` at least
-    /// [`MIN_WINDOW`](crate::tuple_counts::MIN_WINDOW).
-    ///
-    /// `centroids` `[groups, m, 2^bits, sub_dim]`, `half_norms` `[groups, m, 2^bits]`,
-    /// `new_keys` `[groups, 1, head_dim]`, `queries` `[rows, head_dim]`, `seq_lens`
-    /// `[num_blocks, rows]` and behind them `[groups]`: each reader has its own copy and
-    /// advances it; `codes` `[groups, code_capacity, m]`; `tuple_counts`, `counted` and `prefixes`
-    /// as [`crate::tuple_counts`] says; `positions` `[rows, list_stride]`, `lengths` `[rows]`, `listed`
-    /// `[rows, code_capacity / 16]`: bit `i % 16` of word `i / 16` tells whether key `i` has a weight
-    /// since the last step; `weights` `[rows, weights_stride]`.
-    pub fn select_tuples as SelectTuples(
-        centroids: In<f32>, half_norms: In<f32>, new_keys: In<f32>, queries: In<f32>,
-        seq_lens: Out<u32>, codes: Out<u8>, tuple_counts: Out<u32>, counted: Out<u32>,
-        prefixes: Out<u32>, positions: Out<i32>, lengths: Out<i32>, listed: Out<u16>,
-        weights: Out<f32>, new_tokens: u32, tiles_per_block: u32, num_blocks: u32,
-        rows_per_group: u32, sub_dim: u32, shape: StepShape,
-    );
-    threads = THREADS;
-    barriers = counts::BARRIERS;
-    shuffles = counts::WARP;
-    min_blocks = 2; cluster = 0; cluster_barriers = 0;
-    {
-        use crate::device::thread;
-        use crate::tuple_counts::candidates;
-        use crate::{index_list, weights as weights_stage};
-        use cut::{Counts, Tuples};
+/// How a block takes the group's centroids and the row's query to shared memory before it builds the table;
+/// computed once, by the host.
+///
+/// Centroids lie there at a distance of 8 words modulo 32, so that neighbouring threads' components of
+/// neighbouring entries are in different banks. Of the query the components that two neighbouring partial
+/// sums take lie side by side, at an odd distance in vectors of four.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Staging {
+    /// Whether they fit: 0 or 1.
+    pub fits: u32,
+    /// log2 of a sub-vector's components, where they fit.
+    pub sub_dim_log2: u32,
+    /// Words from one centroid to the next.
+    pub stride: u32,
+    /// Words from one pair of partial sums' components of the query to the next's.
+    pub query_stride: u32,
+}
 
-        let (row, block) = (thread::block_idx_x(), thread::block_idx_y());
-        let keys_per_block = tiles_per_block * KEYS_PER_TILE;
-        if block == num_blocks {
-            // SAFETY: the whole block is here; the rest is the caller's promise.
-            unsafe {
-                if row * rows_per_group < thread::grid_dim_x() {
-                    append::encode(
-                        &shape, sub_dim, num_blocks, centroids, half_norms, new_keys, seq_lens,
-                        codes,
-                    );
+impl Staging {
+    /// For a shape whose tuples are counted.
+    pub fn new(shape: &StepShape) -> Self {
+        let (table_len, sub_dim) = (shape.table_len(), shape.sub_dim());
+        let stride = (sub_dim + 23) / 32 * 32 + 8;
+        let query_stride = ((2 * (sub_dim / LANES)).div_ceil(4) | 1) * 4;
+        let fits = sub_dim.is_power_of_two()
+            && sub_dim >= LANES
+            && table_len * sub_dim <= 4 * THREADS * VECTORS
+            && table_len * stride <= layout::CENTROID_WORDS
+            && shape.num_subvectors * LANES / 2 * query_stride <= layout::QUERY_WORDS;
+        Staging {
+            fits: fits.into(),
+            sub_dim_log2: sub_dim.ilog2(),
+            stride,
+            query_stride,
+        }
+    }
+}
+
+/// The format whose sizes [`SelectTuplesReference`] has as constants: sub-vectors, their bits, and the
+/// components of a key.
+pub const REFERENCE_FORMAT: (u32, u32, u32) = (2, 6, 128);
+
+/// Declares a kernel of this step, whose block computes with the shape `$pinned` makes of the one it is told.
+///
+/// Arguments stand in the order in which a block needs them: each line of them costs a block's first look at
+/// it a wait.
+macro_rules! select_tuples_kernel {
+    ($(#[$doc:meta])* $name:ident as $Args:ident, $pinned:expr) => {
+        kernel! {
+            $(#[$doc])*
+            ///
+            /// Grid: (rows, `num_blocks + encodes_apart`). Block y of a row has the keys from
+            /// `y << tiles_log2` tiles of [`KEYS_PER_TILE`] on; of the blocks behind, the first encode a group's
+            /// key each, which otherwise the last block of the group's first row does. Dynamic shared memory:
+            /// [`layout::WORDS`] words. `code_capacity` is a multiple of 16, and `window` at least
+            /// [`MIN_WINDOW`](crate::tuple_counts::MIN_WINDOW). `staging` and `rows_per_group` are the shape's.
+            ///
+            /// `centroids` `[groups, m, 2^bits, sub_dim]`, `queries` `[rows, head_dim]`, `seq_lens`
+            /// `[num_blocks, rows]` and behind them `[groups]`: each block has its own copy and
+            /// advances it; `tuple_counts`, `prefixes` and `counted` as [`crate::tuple_counts`] says;
+            /// `positions` `[rows, list_stride]`, `lengths` `[rows]`, `weights` `[rows, weights_stride]`,
+            /// `codes` `[groups, code_capacity, m]`, `listed` `[rows, code_capacity / 16]`: bit `i % 16` of
+            /// word `i / 16` tells whether key `i` has a weight since the last step; `half_norms`
+            /// `[groups, m, 2^bits]`, `new_keys` `[groups, 1, head_dim]`.
+            pub fn $name as $Args(
+                centroids: In<f32>, queries: In<f32>, seq_lens: Out<u32>, rows: u32,
+                rows_per_group: u32, num_blocks: u32, tiles_log2: u32, new_tokens: u32,
+                encodes_apart: u32, tuple_counts: Out<u32>, shape: StepShape, staging: Staging,
+                positions: Out<i32>, lengths: Out<i32>, weights: Out<f32>, codes: Out<u8>,
+                listed: Out<u16>, prefixes: Out<u32>, counted: Out<u32>, half_norms: In<f32>,
+                new_keys: In<f32>,
+            );
+            threads = THREADS;
+            barriers = counts::BARRIERS;
+            shuffles = counts::WARP;
+            min_blocks = 2; cluster = 0; cluster_barriers = 0;
+            {
+                let (shape, staging) = $pinned(shape, staging);
+                // SAFETY: the caller's.
+                unsafe {
+                    run(Step {
+                        centroids, queries, seq_lens, rows, rows_per_group, num_blocks, tiles_log2,
+                        new_tokens, encodes_apart, tuple_counts, shape, staging, positions, lengths,
+                        weights, codes, listed, prefixes, counted, half_norms, new_keys,
+                    })
                 }
             }
-            return;
         }
-        let group = if rows_per_group == 1 { row } else { row / rows_per_group };
-        let is_groups_first = block == 0 && group * rows_per_group == row;
-        let place = Place { row, group, block, num_blocks, keys_per_block, sub_dim };
-        let seq_len_at = (block * thread::grid_dim_x() + row) as usize;
-        // SAFETY: the copy of the length is this block's; it is written at the end, when all threads have
-        // read it. All conditions around barriers are the same in the whole block.
-        unsafe {
-            // First all loads that depend on nothing, then those that depend on the length.
-            let seq_len = seq_lens.get(seq_len_at) + new_tokens;
-            let part = table::Part::load(&shape, &place, 0, centroids, queries);
-            table::clear();
+    };
+}
+
+select_tuples_kernel! {
+    /// One whole step: appends `new_tokens` (0 or 1) keys a group, advances the lengths, selects.
+    select_tuples as SelectTuples, |shape, staging| (shape, staging)
+}
+
+select_tuples_kernel! {
+    /// [`SelectTuples`] for [`REFERENCE_FORMAT`] alone, where neither a sub-vector nor a code needs arithmetic
+    /// to be found.
+    select_tuples_reference as SelectTuplesReference, |shape, _staging| {
+        let (num_subvectors, bits, head_dim) = REFERENCE_FORMAT;
+        let shape = StepShape { num_subvectors, bits, head_dim, ..shape };
+        (shape, Staging::new(&shape))
+    }
+}
+
+/// The kernels' arguments.
+#[cfg(target_arch = "nvptx64")]
+struct Step {
+    centroids: In<f32>,
+    queries: In<f32>,
+    seq_lens: Out<u32>,
+    rows: u32,
+    rows_per_group: u32,
+    num_blocks: u32,
+    tiles_log2: u32,
+    new_tokens: u32,
+    encodes_apart: u32,
+    tuple_counts: Out<u32>,
+    shape: StepShape,
+    staging: Staging,
+    positions: Out<i32>,
+    lengths: Out<i32>,
+    weights: Out<f32>,
+    codes: Out<u8>,
+    listed: Out<u16>,
+    prefixes: Out<u32>,
+    counted: Out<u32>,
+    half_norms: In<f32>,
+    new_keys: In<f32>,
+}
+
+/// The step of a block.
+///
+/// # Safety
+/// As the kernels' documentation says.
+#[cfg(target_arch = "nvptx64")]
+#[inline(always)]
+unsafe fn run(step: Step) {
+    use crate::device::thread;
+    use crate::tuple_counts::candidates;
+    use crate::{index_list, weights as weights_stage};
+    use cut::{Counts, Tuples};
+
+    #[rustfmt::skip]
+    let Step {
+        centroids, queries, seq_lens, rows, rows_per_group, num_blocks, tiles_log2, new_tokens,
+        encodes_apart, tuple_counts, shape, staging, positions, lengths, weights, codes, listed,
+        prefixes, counted, half_norms, new_keys,
+    } = step;
+    let sub_dim = shape.sub_dim();
+    let (row, block) = (thread::block_idx_x(), thread::block_idx_y());
+    let keys_log2 = tiles_log2 + KEYS_PER_TILE.ilog2();
+    // A block apart encodes the key of the group of its number.
+    let is_apart = block == num_blocks;
+    if is_apart && row * rows_per_group >= rows {
+        return;
+    }
+    let group = if is_apart || rows_per_group == 1 {
+        row
+    } else {
+        row / rows_per_group
+    };
+    let is_groups_first = group * rows_per_group == row;
+    let counts_next = new_tokens == 1 && block == 0 && is_groups_first;
+    let encodes = is_apart
+        || new_tokens == 1 && encodes_apart == 0 && block == num_blocks - 1 && is_groups_first;
+    let place = Place {
+        row,
+        group,
+        block,
+        num_blocks,
+        keys_log2,
+        sub_dim,
+    };
+    let seq_len_at = (block * rows + row) as usize;
+    // SAFETY: the copy of the length is this block's; it is written at the end, when all threads have
+    // read it. All conditions around barriers are the same in the whole block.
+    unsafe {
+        // First all loads that depend on nothing, then those that depend on the length.
+        let seq_len = seq_lens.get(seq_len_at) + new_tokens;
+        let staged = table::Staged::load(&shape, &place, &staging, centroids, queries);
+        if encodes {
+            append::stage(&shape, &place, half_norms, new_keys);
+        }
+        table::clear();
+        if !is_apart {
             let regions = shape.regions(seq_len);
             let (start, end) = candidates(&shape, seq_len);
             let heavy_k = regions.heavy_k(shape.heavy).min(end - start);
             let is_needed = heavy_k > 0 && place.first_key() < end;
             let counts = Counts::load(&place, seq_len, tuple_counts);
-            let appends = is_groups_first && new_tokens == 1;
+            staged.store(&shape, &staging);
             index_list::write_fixed(&shape, &regions, row, block, num_blocks, positions, lengths);
             if shape.weights_stride != 0 {
-                weights_stage::write_before_codes(&shape, &regions, row, block, num_blocks, weights);
+                weights_stage::write_before_codes(
+                    &shape, &regions, row, block, num_blocks, weights,
+                );
             }
             thread::sync_threads();
-            let range = table::build(&shape, &place, part, centroids, queries);
+            let range = table::build(&shape, &place, &staging, centroids, queries);
             let mut next_tuple = None;
-            if appends {
+            if counts_next {
                 next_tuple = append::next_tuple(&shape, &place, seq_len, codes.as_input());
                 counts.keep(&place, end, prefixes);
             }
-            let codes = output::Codes::new(&shape, &place, start, end, codes.as_input());
+            let keys = output::Keys::new(&shape, &place, (start, end), codes.as_input(), listed);
             let mut before = None;
             if is_needed {
                 let counts_before = members::counts_before(&place, start, prefixes);
@@ -179,14 +319,27 @@ kernel! {
                 before = Some(members::write(&tuples, &cut, counts_before));
             }
             output::write_keys(
-                &shape, &regions, &place, (start, end), before, codes, positions, listed, weights,
+                &shape,
+                &regions,
+                &place,
+                (start, end),
+                before,
+                keys,
+                positions,
+                weights,
             );
-            if appends {
+            if counts_next {
                 append::count_next(&shape, &place, seq_len, next_tuple, tuple_counts, counted);
             }
-            if new_tokens == 1 && thread::thread_idx_x() == 0 {
-                seq_lens.set(seq_len_at, seq_len);
-            }
+        } else {
+            staged.store(&shape, &staging);
+            thread::sync_threads();
+        }
+        if encodes {
+            append::encode(&shape, &place, seq_len - 1, &staging, centroids, codes);
+        }
+        if new_tokens == 1 && thread::thread_idx_x() == 0 {
+            seq_lens.set(seq_len_at, seq_len);
         }
     }
 }
@@ -199,7 +352,8 @@ struct Place {
     group: u32,
     block: u32,
     num_blocks: u32,
-    keys_per_block: u32,
+    /// log2 of the keys of a block.
+    keys_log2: u32,
     sub_dim: u32,
 }
 
@@ -208,7 +362,7 @@ impl Place {
     /// The block's first key, as an index of codes.
     #[inline(always)]
     fn first_key(&self) -> u32 {
-        self.block * self.keys_per_block
+        self.block << self.keys_log2
     }
 }
 
@@ -221,7 +375,7 @@ mod counts {
     };
 
     // table: two barriers, two shuffles an entry, and a minimum and a maximum.
-    const TABLE_BARRIERS: u32 = 2 * SYNC_THREADS;
+    const TABLE_BARRIERS: u32 = 3 * SYNC_THREADS;
     const TABLE_WARP: u32 = 4 * ONE;
     // cut: the histogram, the bin's choice, the list of its tuples; then a rank or, in a loop, a sum.
     const CHOICE_BARRIERS: u32 = INCLUSIVE_SUM_ONCE_BARRIERS + SYNC_THREADS;
@@ -234,8 +388,8 @@ mod counts {
     // output: a block sum a tile.
     const OUTPUT_BARRIERS: u32 = INCLUSIVE_SUM_ONCE_BARRIERS;
     const OUTPUT_WARP: u32 = INCLUSIVE_SUM_SHUFFLES;
-    // append: key and centroids; the best affinity; its first centroid.
-    const APPEND_BARRIERS: u32 = 3 * SYNC_THREADS;
+    // append: the best affinity; its first centroid.
+    const APPEND_BARRIERS: u32 = 2 * SYNC_THREADS;
 
     pub(super) const BARRIERS: u32 =
         TABLE_BARRIERS + CUT_BARRIERS + MEMBERS_BARRIERS + OUTPUT_BARRIERS + APPEND_BARRIERS;

@@ -9,13 +9,13 @@ use crate::step::{Regions, StepShape};
 use crate::tuple_counts::tuple;
 use crate::weights::LISTED;
 
-/// Bits of the members of sixteen keys that are above the cut.
+/// Bits of the members of a thread's keys that are above the cut.
 const ABOVE_BITS: u32 = 0x5555_5555;
 /// Bits of those with the cut's order key.
 const TIE_BITS: u32 = 0xaaaa_aaaa;
 
 /// Writes the heavy positions of the block's keys, and the weights that differ from the last step's. With
-/// no `before` none of the block's keys is taken. `codes` are those of the thread's first keys.
+/// no `before` none of the block's keys is taken.
 ///
 /// # Safety
 /// Every thread of the block is here; the buffers are as the kernel's documentation says.
@@ -27,9 +27,8 @@ pub(super) unsafe fn write_keys(
     place: &Place,
     (start, end): (u32, u32),
     before: Option<Before>,
-    mut codes: Codes,
+    mut keys: Keys,
     positions: Out<i32>,
-    listed: Out<u16>,
     weights: Out<f32>,
 ) {
     let mut before_tile = before.unwrap_or(Before {
@@ -40,24 +39,27 @@ pub(super) unsafe fn write_keys(
     let positions = positions
         .from(place.row as usize * shape.list_stride as usize)
         .from(regions.sink_end as usize);
-    let block_end = (place.first_key() + place.keys_per_block)
+    let block_end = (place.first_key() + (1 << place.keys_log2))
         .min(regions.seq_len.saturating_sub(shape.init_offset));
     let mut tile_first = place.first_key();
     let mut scratch = layout::SUMS;
     loop {
         let first = tile_first + thread::thread_idx_x() * KEYS_PER_THREAD;
+        // Long before it is needed.
+        // SAFETY: the word is this thread's.
+        let was_listed = unsafe { keys.listed(shape, first) };
         // Two bits a key, as members have.
         let candidates = below_twice(end, first) & !below_twice(start, first);
         let mut bits = 0;
         if before.is_some() && candidates != 0 {
             // SAFETY: members are written; the thread has a candidate.
-            bits = unsafe { codes.look_up(shape, first, start, end) } & candidates;
+            bits = unsafe { keys.look_up(shape, first) } & candidates;
         }
         tile_first += KEYS_PER_TILE;
         let is_last = tile_first >= block_end;
         if !is_last {
             // SAFETY: the block has these keys.
-            unsafe { codes.load(shape, first + KEYS_PER_TILE, start, end) };
+            keys.loaded = unsafe { keys.load(shape, first + KEYS_PER_TILE) };
         }
         let counts = (bits & ABOVE_BITS).count_ones() | (bits & TIE_BITS).count_ones() << 16;
         // SAFETY: every thread is here: the loop is the same in the whole block. The scratch was last used
@@ -82,7 +84,18 @@ pub(super) unsafe fn write_keys(
         );
         if shape.weights_stride != 0 && first < shape.code_capacity {
             // SAFETY: the sixteen keys are this thread's.
-            unsafe { write_weights(shape, regions, place, first, taken, listed, weights) };
+            unsafe {
+                write_weights(
+                    shape,
+                    regions,
+                    place,
+                    first,
+                    taken,
+                    was_listed,
+                    keys.all_listed,
+                    weights,
+                )
+            };
         }
         if is_last {
             break;
@@ -93,49 +106,72 @@ pub(super) unsafe fn write_keys(
     }
 }
 
-/// Codes of a thread's sixteen keys: loaded before they are needed where there are two a key.
-pub(super) struct Codes {
-    /// The group's.
-    all: In<u8>,
+/// The keys of a thread. Their codes are loaded a tile ahead, where there are two a key.
+pub(super) struct Keys {
+    /// The group's codes.
+    codes: In<u8>,
+    /// The row's.
+    all_listed: Out<u16>,
+    /// Where candidates start and end.
+    candidates: (u32, u32),
     loaded: [[u32; 4]; 2],
 }
 
-impl Codes {
-    /// The codes of a group; those of the thread's first keys are loaded.
+impl Keys {
+    /// The block's; what the thread's first tile needs is being loaded.
     ///
     /// # Safety
-    /// The buffers are as the kernel's documentation says; candidates go from `start` to `end`.
+    /// The buffers are as the kernel's documentation says.
     #[inline(always)]
     pub(super) unsafe fn new(
         shape: &StepShape,
         place: &Place,
-        start: u32,
-        end: u32,
+        candidates: (u32, u32),
         codes: In<u8>,
+        listed: Out<u16>,
     ) -> Self {
         let group_len = shape.code_capacity as usize * shape.num_subvectors as usize;
-        let mut codes = Codes {
-            all: codes.from(place.group as usize * group_len),
+        let row_len = (shape.code_capacity / KEYS_PER_THREAD) as usize;
+        let mut keys = Keys {
+            codes: codes.from(place.group as usize * group_len),
+            all_listed: listed.from(place.row as usize * row_len),
+            candidates,
             loaded: [[0; 4]; 2],
         };
         let first = place.first_key() + thread::thread_idx_x() * KEYS_PER_THREAD;
         // SAFETY: the caller's.
-        unsafe { codes.load(shape, first, start, end) };
-        codes
+        unsafe {
+            keys.loaded = keys.load(shape, first);
+        }
+        keys
     }
 
-    /// Loads the codes of the sixteen keys from `first` on, if one of them is a candidate.
+    /// The codes of the sixteen keys from `first` on, if one of them is a candidate.
     ///
     /// # Safety
-    /// As [`Codes::new`].
+    /// As [`Keys::new`].
     #[inline(always)]
-    unsafe fn load(&mut self, shape: &StepShape, first: u32, start: u32, end: u32) {
-        if is_loaded_early(shape) && first < end && first + KEYS_PER_THREAD > start {
-            let at = 2 * first as usize;
-            // SAFETY: capacity and `first` are multiples of sixteen keys, so vectors are aligned and
-            // inside the capacity.
-            unsafe { self.loaded = [self.all.get16(at), self.all.get16(at + 16)] };
+    unsafe fn load(&self, shape: &StepShape, first: u32) -> [[u32; 4]; 2] {
+        let (start, end) = self.candidates;
+        if !is_loaded_early(shape) || first >= end || first + KEYS_PER_THREAD <= start {
+            return [[0; 4]; 2];
         }
+        let at = 2 * first as usize;
+        // SAFETY: the capacity is a multiple of sixteen keys, so vectors are aligned and inside it.
+        unsafe { [self.codes.get16(at), self.codes.get16(at + 16)] }
+    }
+
+    /// Which of the sixteen keys from `first` on had a weight after the last step, a bit each.
+    ///
+    /// # Safety
+    /// As [`Keys::new`]; the keys are this thread's.
+    #[inline(always)]
+    unsafe fn listed(&self, shape: &StepShape, first: u32) -> u32 {
+        if shape.weights_stride == 0 || first >= shape.code_capacity {
+            return 0;
+        }
+        // SAFETY: a word for each sixteen keys of the capacity.
+        u32::from(unsafe { self.all_listed.get((first / KEYS_PER_THREAD) as usize) })
     }
 
     /// The members' bits of the sixteen keys from `first` on, whose codes are loaded; those of other keys
@@ -144,7 +180,8 @@ impl Codes {
     /// # Safety
     /// Members are written, and one of the keys is a candidate.
     #[inline(always)]
-    unsafe fn look_up(&self, shape: &StepShape, first: u32, start: u32, end: u32) -> u32 {
+    unsafe fn look_up(&self, shape: &StepShape, first: u32) -> u32 {
+        let (start, end) = self.candidates;
         let mut bits = 0u32;
         if is_loaded_early(shape) {
             let second = 2 << shape.bits;
@@ -171,7 +208,9 @@ impl Codes {
             let at = (key * m) as usize;
             // SAFETY: a candidate's codes are written and below 2^bits.
             let member = unsafe {
-                let tuple = tuple(m, shape.bits, |j| u32::from(self.all.get(at + j as usize)));
+                let tuple = tuple(m, shape.bits, |j| {
+                    u32::from(self.codes.get(at + j as usize))
+                });
                 members::of_tuple(2 * tuple)
             };
             bits |= (member & (members::ABOVE | members::TIE)) << (2 * (key - first));
@@ -207,17 +246,19 @@ fn take(bits: u32, mut before: Before, write: impl Fn(u32, u32)) -> u32 {
     taken
 }
 
-/// Writes the weights of the thread's sixteen keys that are not what they were.
+/// Writes the weights of the thread's sixteen keys that are not what they were. `listed` is the row's.
 ///
 /// # Safety
 /// The keys are this thread's, and the buffers as the kernel's documentation says.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 unsafe fn write_weights(
     shape: &StepShape,
     regions: &Regions,
     place: &Place,
     first: u32,
     taken: u32,
+    was_listed: u32,
     listed: Out<u16>,
     weights: Out<f32>,
 ) {
@@ -229,20 +270,18 @@ unsafe fn write_weights(
         let window = seq_end & !below(regions.window_start, position);
         taken | below(regions.sink_end, position) | window
     };
-    let words = (shape.code_capacity / KEYS_PER_THREAD) as usize;
-    let word_at = place.row as usize * words + (first / KEYS_PER_THREAD) as usize;
     let row_at = place.row as usize * shape.weights_stride as usize;
-    // SAFETY: the word is this thread's, and so are the weights of its keys.
+    // SAFETY: the byte is this thread's, and so are the weights of its keys.
     unsafe {
-        let mut changed = u32::from(listed.get(word_at)) ^ now;
+        let mut changed = was_listed ^ now;
         if changed != 0 {
-            listed.set(word_at, now as u16);
+            listed.set((first / KEYS_PER_THREAD) as usize, now as u16);
         }
         while changed != 0 {
             let i = changed.trailing_zeros();
             changed &= changed - 1;
-            let weight = if now >> i & 1 == 1 { LISTED } else { 0.0 };
-            weights.set(row_at + (position + i) as usize, weight);
+            let wsixteen = if now >> i & 1 == 1 { LISTED } else { 0.0 };
+            weights.set(row_at + (position + i) as usize, wsixteen);
         }
     }
 }

@@ -3,12 +3,13 @@
 use cust::sys;
 use gpu_kernels::kernel::KernelArgs;
 use gpu_kernels::select::SelectSurvivors;
-use gpu_kernels::select_tuples::{SelectTuples, layout};
+use gpu_kernels::select_tuples::{SelectTuples, SelectTuplesReference, layout};
 
 use super::device::Device;
 use super::error::OrDriverError;
 use super::heuristics::Variant;
 use super::step::Step;
+use super::tuples::is_reference_format;
 use crate::error::Result;
 
 /// One kernel's needs, and how many of its blocks a multiprocessor holds at once.
@@ -67,6 +68,9 @@ impl Step {
             Variant::Staged => Ok(None),
             Variant::Survivors(plan) => {
                 Footprint::of::<SelectSurvivors>(&self.device, plan.shared_words()).map(Some)
+            }
+            Variant::Tuples(_) if is_reference_format(&self.shape) => {
+                Footprint::of::<SelectTuplesReference>(&self.device, layout::WORDS).map(Some)
             }
             Variant::Tuples(_) => {
                 Footprint::of::<SelectTuples>(&self.device, layout::WORDS).map(Some)

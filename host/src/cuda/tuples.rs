@@ -1,7 +1,10 @@
 //! The fused step for small formats: its buffers and its launches.
 
 use cust::stream::Stream;
-use gpu_kernels::select_tuples::{KEYS_PER_THREAD, KEYS_PER_TILE, SelectTuples, layout};
+use gpu_kernels::select_tuples::{
+    KEYS_PER_THREAD, KEYS_PER_TILE, REFERENCE_FORMAT, SelectTuples, SelectTuplesReference, Staging,
+    layout,
+};
 use gpu_kernels::step::StepShape;
 use gpu_kernels::tuple_counts::{NOT_COUNTED, NUM_TUPLES, TupleCounts};
 
@@ -55,6 +58,11 @@ pub(super) fn num_lens(groups: usize, rows: usize, blocks: usize) -> usize {
     rows * blocks.max(1) + groups
 }
 
+/// Whether the shape's format is the one that a kernel of its own has.
+pub(super) fn is_reference_format(shape: &StepShape) -> bool {
+    (shape.num_subvectors, shape.bits, shape.head_dim) == REFERENCE_FORMAT
+}
+
 #[allow(clippy::missing_safety_doc)] // the one contract of the type
 impl Enqueuer<'_> {
     /// Counts what is new, or everything anew.
@@ -91,30 +99,50 @@ impl Enqueuer<'_> {
         new_tokens: usize,
         blocks: TupleBlocks,
     ) -> Result<usize> {
-        let args = SelectTuples {
-            centroids: buffers.centroids.input(),
-            half_norms: buffers.half_norms.input(),
-            new_keys: buffers.new_keys.input(),
-            queries: queries.input(),
-            seq_lens: buffers.seq_lens.output(),
-            codes: buffers.codes.output(),
-            tuple_counts: tuples.counts.output(),
-            counted: tuples.counted.output(),
-            prefixes: tuples.prefixes.output(),
-            positions: list.positions.output(),
-            lengths: list.lengths.output(),
-            listed: tuples.listed.output(),
-            weights: list.weights.output(),
-            new_tokens: new_tokens as u32,
-            tiles_per_block: blocks.tiles_per_block,
-            num_blocks: blocks.num_blocks,
-            rows_per_group: self.shape.rows_per_group(),
-            sub_dim: self.shape.sub_dim(),
-            shape: *self.shape,
-        };
-        let grid = Grid(self.rows(), blocks.num_blocks as usize + new_tokens);
-        // SAFETY: the caller's, see the type; the variant was chosen for this shape.
-        unsafe { launch(self.device, self.stream, grid, layout::WORDS, &args)? };
+        // New keys are encoded by blocks apart where all are on the chip at once, else by blocks that have the
+        // centroids already.
+        let num_blocks = self.rows() * blocks.num_blocks as usize;
+        let fit = 2 * self.device.num_multiprocessors() as usize;
+        let encodes_apart = new_tokens == 1 && num_blocks + tuples.groups <= fit;
+        let grid = Grid(
+            self.rows(),
+            blocks.num_blocks as usize + usize::from(encodes_apart),
+        );
+        // The same arguments for both kernels, which are two types.
+        macro_rules! launch_kernel {
+            ($Args:ident) => {{
+                let args = $Args {
+                    centroids: buffers.centroids.input(),
+                    queries: queries.input(),
+                    seq_lens: buffers.seq_lens.output(),
+                    rows: self.rows() as u32,
+                    rows_per_group: self.shape.rows_per_group(),
+                    num_blocks: blocks.num_blocks,
+                    tiles_log2: blocks.tiles_per_block.ilog2(),
+                    new_tokens: new_tokens as u32,
+                    encodes_apart: encodes_apart.into(),
+                    tuple_counts: tuples.counts.output(),
+                    shape: *self.shape,
+                    staging: Staging::new(self.shape),
+                    positions: list.positions.output(),
+                    lengths: list.lengths.output(),
+                    weights: list.weights.output(),
+                    codes: buffers.codes.output(),
+                    listed: tuples.listed.output(),
+                    prefixes: tuples.prefixes.output(),
+                    counted: tuples.counted.output(),
+                    half_norms: buffers.half_norms.input(),
+                    new_keys: buffers.new_keys.input(),
+                };
+                // SAFETY: the caller's, see the type; the variant was chosen for this shape.
+                unsafe { launch(self.device, self.stream, grid, layout::WORDS, &args)? }
+            }};
+        }
+        if is_reference_format(self.shape) {
+            launch_kernel!(SelectTuplesReference);
+        } else {
+            launch_kernel!(SelectTuples);
+        }
         Ok(1)
     }
 }

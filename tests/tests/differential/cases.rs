@@ -68,8 +68,9 @@ pub(crate) fn cases() -> impl Strategy<Value = Case> {
                 few_rows(&mut case.shape, 1 + (pick >> 32) % 2);
                 // A window, without which no fused step fits, and often few bits.
                 case.shape.window = case.shape.window.max(1);
-                if let Some((m, bits)) = small {
-                    case.shape.head_dim = m * case.shape.sub_dim().min(16);
+                if let Some((m, bits, sub_dim)) = small {
+                    case.shape.head_dim =
+                        m * sub_dim.unwrap_or_else(|| case.shape.sub_dim().min(16));
                     (case.shape.num_subvectors, case.shape.bits) = (m, bits);
                 }
                 Case::Steps { case, pick: pick % 840, by_graph }
@@ -93,11 +94,16 @@ fn few_rows(shape: &mut Shape, most: usize) {
     }
 }
 
-/// Formats that the step by tuples fits, for half of the cases.
-fn small_format() -> impl Strategy<Value = Option<(usize, u32)>> {
-    let fitting: Vec<(usize, u32)> = (1..=64usize)
+/// Formats that the step by tuples fits, for half of the cases; with the components of a sub-vector where a
+/// kernel of its own asks for them.
+fn small_format() -> impl Strategy<Value = Option<(usize, u32, Option<usize>)>> {
+    let (m, bits, head_dim) = gpu_kernels::select_tuples::REFERENCE_FORMAT;
+    let reference = (m as usize, bits, Some((head_dim / m) as usize));
+    let fitting: Vec<(usize, u32, Option<usize>)> = (1..=64usize)
         .flat_map(|m| (1..=8u32).map(move |bits| (m, bits)))
         .filter(|&(m, bits)| tuple_counts::fits(m as u32, bits))
+        .map(|(m, bits)| (m, bits, None))
+        .chain([reference; 4])
         .collect();
     proptest::option::of(proptest::sample::select(fitting))
 }
