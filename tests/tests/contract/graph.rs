@@ -196,6 +196,81 @@ pub(crate) fn replays_on_streams_by_turns(device: &Device) -> TestCaseResult {
     Ok(())
 }
 
+/// 7, on a GPU: four contexts alike, on four streams at once, a thousand replays each that nobody waits for:
+/// all give what the CPU gives, in every kind of variant.
+pub(crate) fn four_streams_at_once(device: &Device) -> TestCaseResult {
+    const REPLAYS: usize = 1000;
+    /// Replays from one look at the results to the next.
+    const STRIDE: usize = 100;
+    let config = SelectConfig {
+        sink: 2,
+        window: 3,
+        heavy: 50,
+        short_context: false,
+        weights: true,
+        ..SelectConfig::default()
+    };
+    let whole = Whole::small(20_000, config);
+    let rows = 2 * 4;
+    let keys_data = Fill::usual(100).floats(4 * 8);
+    let keys = Keys::new(&keys_data, [2, 2, 1, 8]).map_err(fail)?;
+
+    let mut stepped = whole.selector(&Backend::Cpu, REPLAYS)?;
+    let mut expected = Vec::new();
+    for i in 1..=REPLAYS {
+        stepped.append(keys).map_err(fail)?;
+        if i % STRIDE == 0 {
+            expected.push(stepped.select(whole.queries()).map_err(fail)?.clone());
+        }
+    }
+
+    let mut selectors = (0..4)
+        .map(|_| whole.selector(&device.backend, REPLAYS))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut variants = selectors[0]
+        .cuda_step()
+        .ok_or_else(|| fail("no GPU step"))?
+        .variants();
+    variants.reverse();
+    variants.dedup_by_key(|variant| std::mem::discriminant(variant));
+    prop_assert_eq!(variants.len(), 3);
+    for variant in variants {
+        let mut lanes = Vec::new();
+        for selector in &mut selectors {
+            let step = selector.cuda_step().ok_or_else(|| fail("no GPU step"))?;
+            step.set_variant(variant).map_err(fail)?;
+            step.upload(keys, whole.queries()).map_err(fail)?;
+            let graph = step.capture().map_err(fail)?;
+            let stream = Stream::new(StreamFlags::NON_BLOCKING, None).map_err(fail)?;
+            lanes.push((step, graph, stream, Vec::new()));
+        }
+        for i in 1..=REPLAYS {
+            for (step, graph, stream, results) in &mut lanes {
+                // SAFETY: the streams are this context's and outlive the step's work.
+                unsafe { step.replay_on(graph, stream.as_inner()) }.map_err(fail)?;
+                if i % STRIDE == 0 {
+                    results.push(Results::enqueue(&step.device_buffers(), rows, stream));
+                }
+            }
+        }
+        for (lane, (step, _, stream, results)) in lanes.iter_mut().enumerate() {
+            stream.synchronize().map_err(fail)?;
+            prop_assert_eq!(results.len(), expected.len());
+            for (i, (results, expected)) in results.iter().zip(&expected).enumerate() {
+                prop_assert!(
+                    results.are(expected),
+                    "{:?}, stream {}, look {}",
+                    variant,
+                    lane,
+                    i
+                );
+            }
+            step.rewind(REPLAYS).map_err(fail)?;
+        }
+    }
+    Ok(())
+}
+
 /// Only work of the same stream is in order with the last replay without the caller's doing.
 fn enqueue_if_same(last: Option<sys::CUstream>, stream: &Stream, enqueue: impl FnOnce()) {
     if last == Some(stream.as_inner()) {

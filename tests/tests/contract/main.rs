@@ -69,6 +69,11 @@ fn main() -> ExitCode {
         "contract_7_replays_on_streams_by_turns",
         graph::replays_on_streams_by_turns,
     );
+    suite.on_device(
+        "cuda",
+        "contract_7_four_streams_at_once",
+        graph::four_streams_at_once,
+    );
     suite.on_each_device(
         "contract_8_errors_name_the_argument_and_change_nothing",
         errors::bad_calls,
