@@ -43,6 +43,7 @@ pub mod codebook;
 pub mod codes;
 pub mod heavy_scores;
 pub mod index_list;
+pub mod indices;
 pub mod kmeans;
 pub mod lut;
 pub mod scores;

@@ -2,8 +2,8 @@
 
 use crate::kernel::{KernelArgs, KernelInfo};
 use crate::{
-    aggregate, codes, heavy_scores, index_list, kmeans, lut, scores, select, select_tuples, top_k,
-    tuple_counts, weights,
+    aggregate, codes, heavy_scores, index_list, indices, kmeans, lut, scores, select,
+    select_tuples, top_k, tuple_counts, weights,
 };
 
 /// Every kernel of the crate, in data-flow order.
@@ -26,6 +26,7 @@ pub const KERNELS: &[KernelInfo] = &[
     top_k::TopKGather::INFO,
     heavy_scores::HeavyScores::INFO,
     index_list::IndexList::INFO,
+    indices::Indices::INFO,
     weights::Weights::INFO,
     select::SelectSurvivors::INFO,
     select_tuples::SelectTuples::INFO,

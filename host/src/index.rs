@@ -456,7 +456,7 @@ impl KeyIndex {
     }
 
     /// The centroids of each (group, sub-vector) as keys are compared with them, augmented or not.
-    fn search_lanes(&self) -> &[CentroidLanes] {
+    pub(crate) fn search_lanes(&self) -> &[CentroidLanes] {
         match self.augmentation {
             None => &self.lanes,
             Some(_) => &self.augmented_lanes,

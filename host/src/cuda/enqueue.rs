@@ -5,6 +5,7 @@ use gpu_kernels::codes::{Advance, Codes};
 use gpu_kernels::collectives::SUM_WORDS;
 use gpu_kernels::heavy_scores::HeavyScores;
 use gpu_kernels::index_list::IndexList;
+use gpu_kernels::indices::Indices as IndicesArgs;
 use gpu_kernels::lut::Lut;
 use gpu_kernels::scores::{self, Scores};
 use gpu_kernels::step::StepShape;
@@ -17,7 +18,7 @@ use super::launch::{Grid, MAX_GRID_Y, launch};
 use super::sequences::Sequences;
 use crate::error::Result;
 use crate::index::Augmentation;
-use crate::selection::Selection;
+use crate::selection::{Indices, Selection};
 
 /// Threads of every kernel's block.
 const THREADS: usize = 256;
@@ -40,6 +41,27 @@ pub(super) struct AugmentationBuffers {
 }
 
 impl AugmentationBuffers {
+    /// For so many phis and components, which [`AugmentationBuffers::write`] brings.
+    pub(super) fn new(num_phis: usize, num_components: usize) -> Result<Self> {
+        Ok(AugmentationBuffers {
+            phis: Buffer::new(num_phis)?,
+            components: Buffer::new(num_components)?,
+        })
+    }
+
+    /// Writes those of sequence `sequence`, where every one has as many, in stream order.
+    pub(super) fn write(
+        &mut self,
+        sequence: usize,
+        augmentation: &Augmentation,
+        stream: &Stream,
+    ) -> Result<()> {
+        let Augmentation { phis, components } = augmentation;
+        self.phis.write(sequence * phis.len(), phis, stream)?;
+        let first = sequence * components.len();
+        self.components.write(first, components, stream)
+    }
+
     pub(super) fn from_host(augmentation: &Augmentation, stream: &Stream) -> Result<Self> {
         Ok(AugmentationBuffers {
             phis: Buffer::from_slice(&augmentation.phis, stream)?,
@@ -100,6 +122,45 @@ impl ListBuffers {
             self.heavy_positions
                 .read(&mut selection.heavy_positions, stream)?;
             self.heavy_scores.read(&mut selection.heavy_scores, stream)
+        }
+    }
+}
+
+/// A step's lists as indices, where those are wanted: `[rows, list_stride]` of one of the two.
+#[derive(Debug)]
+pub(super) struct IndexBuffers {
+    /// Whether they have 64 bits, and log2 of the positions of a page where they are slots.
+    wanted: Option<(bool, u32)>,
+    pub(super) narrow: Buffer<i32>,
+    pub(super) wide: Buffer<i64>,
+}
+
+impl IndexBuffers {
+    pub(super) fn new(wanted: Option<(bool, u32)>, len: usize) -> Result<Self> {
+        let of = |is: bool| if is { len } else { 0 };
+        Ok(IndexBuffers {
+            wanted,
+            narrow: Buffer::new(of(wanted.is_some_and(|(is_wide, _)| !is_wide)))?,
+            wide: Buffer::new(of(wanted.is_some_and(|(is_wide, _)| is_wide)))?,
+        })
+    }
+
+    /// Where they are, if there are any.
+    pub(super) fn address(&self) -> Option<u64> {
+        self.wanted.map(|(is_wide, _)| match is_wide {
+            true => self.wide.address(),
+            false => self.narrow.address(),
+        })
+    }
+
+    /// As [`ListBuffers::read`].
+    pub(super) fn read(&self, selection: &mut Selection, stream: &Stream) -> Result<()> {
+        match &mut selection.indices {
+            None => Ok(()),
+            // SAFETY: the caller synchronises before it lets go of the selection.
+            Some(Indices::I32(indices)) => unsafe { self.narrow.read(indices, stream) },
+            // SAFETY: as above.
+            Some(Indices::I64(indices)) => unsafe { self.wide.read(indices, stream) },
         }
     }
 }
@@ -292,6 +353,28 @@ impl Enqueuer<'_> {
         Ok(1)
     }
 
+    pub(super) unsafe fn indices(
+        &self,
+        list: &ListBuffers,
+        indices: &IndexBuffers,
+    ) -> Result<usize> {
+        let Some((is_wide, page_bits)) = indices.wanted else {
+            return Ok(0);
+        };
+        let args = IndicesArgs {
+            positions: list.positions.input(),
+            page_table: self.sequences.page_table.input(),
+            narrow: indices.narrow.output(),
+            wide: indices.wide.output(),
+            is_wide: is_wide.into(),
+            page_bits,
+            shape: *self.shape,
+        };
+        // SAFETY: the caller's, see the type.
+        unsafe { launch(self.device, self.stream, Grid(self.rows(), 1), 0, &args)? };
+        Ok(1)
+    }
+
     pub(super) unsafe fn heavy_scores(
         &self,
         scores: &Buffer<f32>,
@@ -321,6 +404,7 @@ impl Enqueuer<'_> {
         let args = Weights {
             positions: list.positions.input(),
             lengths: list.lengths.input(),
+            sequences: self.sequences.input(),
             weights: list.weights.output(),
             shape: *self.shape,
         };

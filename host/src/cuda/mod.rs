@@ -17,6 +17,7 @@
 //! graph replay  a step captured once and replayed for every token, on any stream
 //! footprint what a fused kernel takes of a multiprocessor
 //! keys train  keys in device memory, and codebooks from them
+//! ragged    steps of sequences that differ
 //! stages    one stage at a time, for tests
 //! timing    GPU time by events, for measurements
 //! doctor    what is there and what is missing
@@ -36,6 +37,7 @@ pub mod heuristics;
 pub mod keys;
 mod launch;
 mod launches;
+pub mod ragged;
 pub mod replay;
 mod select;
 mod sequences;
@@ -51,5 +53,6 @@ pub use footprint::Footprint;
 pub use graph::StepGraph;
 pub use heuristics::{TupleBlocks, Variant};
 pub use keys::{DeviceKeys, KeyBuffer, KeyDtype, KeySlice};
+pub use ragged::{RaggedBuffers, RaggedStep};
 pub use replay::DeviceBuffers;
 pub use stages::CudaStages;

@@ -1,0 +1,26 @@
+//! Ragged batches: sequences that come, go and differ, in pages or not, in one graph; on every device.
+
+use std::process::ExitCode;
+
+use keysieve_tests::device::{Device, Suite};
+use keysieve_tests::ragged::{self, RaggedCase, ragged_cases};
+use keysieve_tests::strategies::Budget;
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    suite.property("sequences_stand_alone", cases, sequences_stand_alone);
+    suite.run()
+}
+
+fn cases() -> impl Strategy<Value = RaggedCase> {
+    ragged_cases(Budget {
+        elements: 1 << 15,
+        components: true,
+    })
+}
+
+fn sequences_stand_alone(device: &Device, case: RaggedCase) -> TestCaseResult {
+    ragged::run(device, &case)
+}
