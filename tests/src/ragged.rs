@@ -74,9 +74,9 @@ pub fn run(device: &Device, case: &RaggedCase) -> TestCaseResult {
     let per_key = world.config.num_kv_heads * world.config.head_dim;
     let num_rows = case.largest.shape.num_rows();
     for step in 0..case.steps {
-        for slot in 0..slots.len() {
+        for (slot, held) in slots.iter_mut().enumerate() {
             let what = random.below(8);
-            match &mut slots[slot] {
+            match held {
                 None if what < 6 => {
                     let (sequence, index, regions) = world.sequence(&mut random, &mut free)?;
                     for selector in [&mut on_device, &mut on_cpu] {
@@ -85,11 +85,11 @@ pub fn run(device: &Device, case: &RaggedCase) -> TestCaseResult {
                             .insert(slot, &index, &regions, pages)
                             .map_err(fail)?;
                     }
-                    slots[slot] = Some(sequence);
+                    *held = Some(sequence);
                 }
                 Some(sequence) if what == 0 => {
                     free.append(&mut sequence.pages);
-                    slots[slot] = None;
+                    *held = None;
                     for selector in [&mut on_device, &mut on_cpu] {
                         selector.remove(slot).map_err(fail)?;
                     }
