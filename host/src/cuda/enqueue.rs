@@ -6,6 +6,8 @@ use gpu_kernels::collectives::SUM_WORDS;
 use gpu_kernels::heavy_scores::HeavyScores;
 use gpu_kernels::index_list::IndexList;
 use gpu_kernels::indices::Indices as IndicesArgs;
+use gpu_kernels::kernel::{In, Out};
+use gpu_kernels::kmeans::{self, KMeansAssign, KMeansShape};
 use gpu_kernels::lut::Lut;
 use gpu_kernels::scores::{self, Scores};
 use gpu_kernels::step::StepShape;
@@ -213,6 +215,63 @@ impl Enqueuer<'_> {
         };
         // SAFETY: the caller's, see the type.
         unsafe { launch(self.device, self.stream, grid, 0, &args)? };
+        Ok(1)
+    }
+
+    /// Encodes `[groups, new_tokens]` keys as keys `first_code..` of each group's codes in one piece, with the
+    /// kernel that training encodes with.
+    pub(super) unsafe fn many_codes(
+        &self,
+        buffers: &CodesBuffers<'_>,
+        first_code: usize,
+        new_tokens: usize,
+    ) -> Result<usize> {
+        let step = self.shape;
+        let head_stride = u64::from(step.head_dim) * new_tokens as u64;
+        let mut shape = KMeansShape {
+            batch_stride: head_stride * u64::from(step.num_kv_heads),
+            head_stride,
+            token_stride: step.head_dim.into(),
+            dtype: kmeans::F32,
+            num_kv_heads: step.num_kv_heads,
+            num_subvectors: step.num_subvectors,
+            sub_dim: step.sub_dim(),
+            bits: step.bits,
+            is_augmented: buffers.augmentation.is_some().into(),
+            first_token: 0,
+            num_points: new_tokens as u32,
+            first_problem: 0,
+            num_blocks: 1,
+        };
+        shape.num_blocks = shape.num_tiles().min(MAX_GRID_Y as u32);
+        let [phis, components] = match buffers.augmentation {
+            None => [buffers.half_norms.input(); 2],
+            Some(added) => [added.phis.input(), added.components.input()],
+        };
+        let unused = buffers.half_norms.address();
+        let args = KMeansAssign {
+            keys: In::from_address(buffers.new_keys.address()),
+            centroids: buffers.centroids.input(),
+            half_norms: buffers.half_norms.input(),
+            phis,
+            components,
+            // Encoding touches none of these.
+            is_done: In::from_address(unused),
+            sums: Out::from_address(unused),
+            counts: Out::from_address(unused),
+            farthest: Out::from_address(unused),
+            codes: buffers.codes.output(),
+            encodes: 1,
+            sums_are_shared: 0,
+            first_code: first_code as u32,
+            code_capacity: step.code_capacity,
+            shape,
+        };
+        let problems = self.sequences.len() * (step.num_kv_heads * step.num_subvectors) as usize;
+        let grid = Grid(problems, shape.num_blocks as usize);
+        let words = kmeans::layout::words(&shape, false);
+        // SAFETY: the caller's, see the type.
+        unsafe { launch(self.device, self.stream, grid, words, &args)? };
         Ok(1)
     }
 
