@@ -46,6 +46,7 @@ pub mod index_list;
 pub mod indices;
 pub mod kmeans;
 pub mod lut;
+pub mod quantisation_error;
 pub mod scores;
 pub mod top_k;
 pub mod tuple_counts;

@@ -130,6 +130,17 @@ impl Selector {
         }
     }
 
+    /// [`KeyIndex::drift`] of keys that the context holds, those of positions `position..`.
+    ///
+    /// # Errors
+    /// As there; on a GPU also what the driver answers.
+    pub fn drift(&self, keys: Keys<'_>, position: usize) -> Result<Option<f64>> {
+        match &self.engine {
+            Engine::Cpu(step) => step.index().drift(keys, position),
+            Engine::Cuda(step) => step.drift(keys, position),
+        }
+    }
+
     /// The CUDA step behind this selector, for work on device buffers and captured graphs; `None`
     /// on the CPU.
     pub fn cuda_step(&mut self) -> Option<&mut cuda::step::Step> {

@@ -20,6 +20,7 @@
 //! ragged    steps of sequences that differ
 //! stages    one stage at a time, for tests
 //! timing    GPU time by events, for measurements
+//! drift     how well codebooks fit keys
 //! doctor    what is there and what is missing
 //! ```
 
@@ -28,6 +29,7 @@ mod append;
 mod buffer;
 pub mod device;
 pub mod doctor;
+mod drift;
 mod enqueue;
 mod error;
 mod event;

@@ -26,6 +26,8 @@ pub(crate) struct Batch {
     owners: Vec<Option<usize>>,
     /// Centroids of each sequence, without codes.
     origins: Vec<Option<IndexParts>>,
+    /// The training error of each sequence's codebooks, if it is known.
+    training_errors: Vec<Option<f64>>,
 }
 
 impl Batch {
@@ -57,6 +59,7 @@ impl Batch {
             num_pages: vec![0; config.batch],
             owners: vec![None; num_code_pages],
             origins: vec![None; config.batch],
+            training_errors: vec![None; config.batch],
         })
     }
 
@@ -319,6 +322,7 @@ impl Batch {
             augmentation: index.augmentation().cloned(),
             codes: Vec::new(),
         });
+        self.training_errors[slot] = index.training_error();
         self.take_pages(slot, pages);
     }
 
@@ -484,6 +488,8 @@ impl Batch {
             codes: of_slot,
             ..parts.clone()
         };
-        KeyIndex::from_parts(parts, self.config.capacity)
+        let mut index = KeyIndex::from_parts(parts, self.config.capacity)?;
+        index.set_training_error(self.training_errors[slot])?;
+        Ok(index)
     }
 }
