@@ -2,8 +2,8 @@
 
 use crate::kernel::{KernelArgs, KernelInfo};
 use crate::{
-    aggregate, codes, heavy_scores, index_list, kmeans, lut, scores, select, select_tuples, top_k,
-    tuple_counts, weights,
+    aggregate, codes, heavy_scores, index_list, indices, kmeans, lut, quantisation_error, scores,
+    select, select_tuples, top_k, tuple_counts, weights,
 };
 
 /// Every kernel of the crate, in data-flow order.
@@ -14,6 +14,7 @@ pub const KERNELS: &[KernelInfo] = &[
     kmeans::KMeansStart::INFO,
     kmeans::KMeansAssign::INFO,
     kmeans::KMeansUpdate::INFO,
+    quantisation_error::QuantisationError::INFO,
     tuple_counts::TupleCounts::INFO,
     lut::Lut::INFO,
     scores::Scores::INFO,
@@ -26,6 +27,7 @@ pub const KERNELS: &[KernelInfo] = &[
     top_k::TopKGather::INFO,
     heavy_scores::HeavyScores::INFO,
     index_list::IndexList::INFO,
+    indices::Indices::INFO,
     weights::Weights::INFO,
     select::SelectSurvivors::INFO,
     select_tuples::SelectTuples::INFO,

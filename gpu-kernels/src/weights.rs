@@ -1,7 +1,7 @@
 //! Dense weights: 1.0 at every listed position of a row, 0.0 at the others.
 
 use crate::kernel::{In, Out};
-use crate::step::StepShape;
+use crate::step::{SequenceParams, StepShape};
 
 /// The weight of a listed position.
 pub const LISTED: f32 = 1.0;
@@ -56,17 +56,24 @@ pub(crate) unsafe fn write_before_codes(
 }
 
 kernel! {
-    /// Fills every row's weights from its list, each block a stretch of positions.
+    /// Fills every row's weights from its list, each block a stretch of positions; none where no sequence is.
     ///
     /// Grid: (rows, blocks over weights_stride by [`POSITIONS_PER_BLOCK`]).
-    /// `positions` `[rows, list_stride]`, `lengths` `[rows]`, `weights` `[rows, weights_stride]`.
+    /// `positions` `[rows, list_stride]`, `lengths` `[rows]`, `sequences` `[batch]`,
+    /// `weights` `[rows, weights_stride]`.
     pub fn weights as Weights(
-        positions: In<i32>, lengths: In<i32>, weights: Out<f32>, shape: StepShape,
+        positions: In<i32>, lengths: In<i32>, sequences: In<SequenceParams>, weights: Out<f32>,
+        shape: StepShape,
     );
     threads = 256; barriers = crate::collectives::SYNC_THREADS; shuffles = 0;
     {
         use crate::device::thread;
 
+        let batch = shape.batch_of_row(thread::block_idx_x()) as usize;
+        // SAFETY: one for each sequence.
+        if unsafe { sequences.get(batch) }.seq_len == 0 {
+            return; // the whole block together
+        }
         let row = thread::block_idx_x() as usize;
         let first = thread::block_idx_y() * POSITIONS_PER_BLOCK;
         let end = (first + POSITIONS_PER_BLOCK).min(shape.weights_stride);
@@ -79,7 +86,7 @@ kernel! {
             unsafe { weights.set(weights_at + position as usize, 0.0) };
             position += thread::block_dim_x();
         }
-        // SAFETY: every thread of the block gets here.
+        // SAFETY: the return above is uniform over the block.
         unsafe { thread::sync_threads() };
 
         // SAFETY: the list is written; i < its length, which is at most list_stride.

@@ -38,6 +38,7 @@ mod codebook_start;
 pub mod index;
 pub mod merge;
 
+pub mod ragged;
 pub mod selection;
 pub mod selector;
 
@@ -53,6 +54,7 @@ pub use error::{Error, Result};
 pub use index::{Augmentation, IndexParts, KeyIndex};
 
 pub use merge::{merge_selections, shard_config};
-pub use selection::Selection;
+pub use ragged::{IndexConfig, Paging, RaggedConfig, RaggedSelector, SequenceConfig};
+pub use selection::{Indices, Selection};
 pub use selector::Selector;
 pub use tensor::{Keys, Queries};

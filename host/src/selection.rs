@@ -1,6 +1,6 @@
 //! [`Selection`]: the result of a step.
 
-use gpu_kernels::step::{Regions, StepShape};
+use gpu_kernels::step::{Regions, SequenceParams, StepShape};
 
 /// The positions that every (batch, query head, query) attends to, or every (batch, key-value head, query)
 /// where scores are aggregated.
@@ -12,8 +12,12 @@ pub struct Selection {
     pub(crate) batch: usize,
     pub(crate) num_qo_heads: usize,
     pub(crate) num_queries: usize,
-    /// Tokens of the context at the step.
+    /// Tokens of the context at the step, of the longest if each sequence has its own.
     pub(crate) seq_len: usize,
+    /// Of a batch whose sequences have lengths and regions of their own, `[batch]`; else empty.
+    pub(crate) sequences: Vec<SequenceParams>,
+    /// The lists as indices, `[rows, list_stride]`, if something else than the positions is wanted.
+    pub(crate) indices: Option<Indices>,
     pub(crate) list_stride: usize,
     pub(crate) has_weights: bool,
     pub(crate) weights_stride: usize,
@@ -29,18 +33,31 @@ pub struct Selection {
     pub(crate) heavy_scores: Vec<f32>,
 }
 
+/// The lists as whoever reads them wants them: positions or cache slots, of 32 or 64 bits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Indices {
+    /// Of 32 bits.
+    I32(Vec<i32>),
+    /// Of 64 bits.
+    I64(Vec<i64>),
+}
+
 /// Whether they list the same; of scores, one NaN is as good as another.
 impl PartialEq for Selection {
     fn eq(&self, other: &Self) -> bool {
         let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
         self.shape() == other.shape()
             && self.seq_len == other.seq_len
+            && (0..self.batch).all(|batch| self.seq_len_of(batch) == other.seq_len_of(batch))
+            && self.indices == other.indices
             && self.list_stride == other.list_stride
             && self.positions == other.positions
             && self.lengths == other.lengths
             && self.has_weights == other.has_weights
             && self.weights_stride == other.weights_stride
-            && self.weights == other.weights
+            && self
+                .rows()
+                .all(|row| self.weights_of_row(row) == other.weights_of_row(row))
             && self.has_scores == other.has_scores
             && self
                 .rows()
@@ -70,6 +87,8 @@ impl Selection {
             num_qo_heads: shape.num_qo_heads as usize,
             num_queries: shape.num_queries as usize,
             seq_len: 0,
+            sequences: Vec::new(),
+            indices: None,
             list_stride: shape.list_stride as usize,
             has_weights,
             weights_stride: shape.weights_stride as usize,
@@ -85,9 +104,22 @@ impl Selection {
         [self.batch, self.num_qo_heads, self.num_queries]
     }
 
-    /// Tokens of the context at the step.
+    /// Tokens of the context at the step; of the longest where sequences have lengths of their own.
     pub fn seq_len(&self) -> usize {
         self.seq_len
+    }
+
+    /// Tokens of one sequence at the step.
+    pub fn seq_len_of(&self, batch: usize) -> usize {
+        assert!(batch < self.batch);
+        let own = self.sequences.get(batch);
+        own.map_or(self.seq_len, |sequence| sequence.seq_len as usize)
+    }
+
+    /// All lists with their padding of -1, `[batch, num_qo_heads, num_queries, list_stride]`, as cache slots or
+    /// integers of 64 bits; `None` when the configuration asked for neither.
+    pub fn indices(&self) -> Option<&Indices> {
+        self.indices.as_ref()
     }
 
     /// Positions of one row, ascending, without the padding.
@@ -112,12 +144,11 @@ impl Selection {
         &self.lengths
     }
 
-    /// Dense weights of one row, `[seq_len]`: 1.0 at listed positions, 0.0 elsewhere; `None` when
+    /// Dense weights of one row, `[seq_len]` of its sequence: 1.0 at listed positions, 0.0 elsewhere; `None` when
     /// the configuration did not ask for them.
     pub fn weights(&self, batch: usize, head: usize, query: usize) -> Option<&[f32]> {
-        let start = self.row(batch, head, query) * self.weights_stride;
-        self.has_weights
-            .then(|| &self.weights[start..start + self.seq_len])
+        let row = self.row(batch, head, query);
+        self.has_weights.then(|| self.weights_of_row(row))
     }
 
     /// Heavy positions of one row, ascending, and the score of each; `None` when the configuration did not
@@ -127,19 +158,46 @@ impl Selection {
         self.has_scores.then(|| self.heavy_of_row(row))
     }
 
+    /// Says what sequences a ragged step was of.
+    pub(crate) fn set_sequences(&mut self, sequences: &[SequenceParams]) {
+        self.sequences.copy_from_slice(sequences);
+        let longest = sequences.iter().map(|sequence| sequence.seq_len).max();
+        self.seq_len = longest.unwrap_or(0) as usize;
+    }
+
     fn rows(&self) -> std::ops::Range<usize> {
         0..self.lengths.len()
     }
 
+    /// Weights of a row's context; empty without weights.
+    fn weights_of_row(&self, row: usize) -> &[f32] {
+        if self.weights_stride == 0 {
+            return &[];
+        }
+        let batch = self.shape.batch_of_row(row as u32) as usize;
+        &self.weights[row * self.weights_stride..][..self.seq_len_of(batch)]
+    }
+
     /// How the context of a row is divided.
     pub(crate) fn regions(&self, row: usize) -> Regions {
-        let shape = &self.shape;
-        shape.regions(shape.visible(row as u32, self.seq_len as u32))
+        let (own, seq_len) = self.of_row(row);
+        own.regions(own.visible(row as u32, seq_len))
+    }
+
+    /// The shape with a row's own regions, and its sequence's length.
+    fn of_row(&self, row: usize) -> (StepShape, u32) {
+        let batch = self.shape.batch_of_row(row as u32) as usize;
+        match self.sequences.get(batch) {
+            None => (self.shape, self.seq_len as u32),
+            Some(sequence) => (self.shape.with(sequence), sequence.seq_len),
+        }
     }
 
     pub(crate) fn heavy_of_row(&self, row: usize) -> (&[i32], &[f32]) {
         let stride = self.shape.scores_stride as usize;
-        let heavy_k = self.regions(row).heavy_k(stride as u32) as usize;
+        // No stride, no scores; else it is the shape's `heavy`, and a sequence's is no larger.
+        let heavy = self.of_row(row).0.heavy.min(stride as u32);
+        let heavy_k = self.regions(row).heavy_k(heavy) as usize;
         let range = row * stride..row * stride + heavy_k;
         (
             &self.heavy_positions[range.clone()],

@@ -3,7 +3,7 @@
 use gpu_kernels::step::StepShape;
 
 use crate::backend::Backend;
-use crate::config::{MAX_LIST_POSITIONS, SelectConfig};
+use crate::config::{MAX_LIST_POSITIONS, PqConfig, SelectConfig};
 use crate::error::{Error, Result};
 use crate::index::KeyIndex;
 use crate::selection::Selection;
@@ -130,6 +130,17 @@ impl Selector {
         }
     }
 
+    /// [`KeyIndex::drift`] of keys that the context holds, those of positions `position..`.
+    ///
+    /// # Errors
+    /// As there; on a GPU also what the driver answers.
+    pub fn drift(&self, keys: Keys<'_>, position: usize) -> Result<Option<f64>> {
+        match &self.engine {
+            Engine::Cpu(step) => step.index().drift(keys, position),
+            Engine::Cuda(step) => step.drift(keys, position),
+        }
+    }
+
     /// The CUDA step behind this selector, for work on device buffers and captured graphs; `None`
     /// on the CPU.
     pub fn cuda_step(&mut self) -> Option<&mut cuda::step::Step> {
@@ -179,7 +190,35 @@ pub(crate) fn step_shape(
     num_qo_heads: usize,
     num_queries: usize,
 ) -> Result<StepShape> {
-    let num_kv_heads = index.num_kv_heads();
+    let extent = Extent {
+        batch: index.batch(),
+        num_kv_heads: index.num_kv_heads(),
+        head_dim: index.head_dim(),
+        capacity: index.capacity(),
+        code_capacity: index.code_capacity(),
+    };
+    shape_of(&extent, index.config(), config, num_qo_heads, num_queries)
+}
+
+/// The sizes of what a step works on.
+pub(crate) struct Extent {
+    pub(crate) batch: usize,
+    pub(crate) num_kv_heads: usize,
+    pub(crate) head_dim: usize,
+    /// Tokens of a sequence there is room for.
+    pub(crate) capacity: usize,
+    pub(crate) code_capacity: usize,
+}
+
+/// The shape of a step on codes of that extent, checked.
+pub(crate) fn shape_of(
+    extent: &Extent,
+    pq: &PqConfig,
+    config: &SelectConfig,
+    num_qo_heads: usize,
+    num_queries: usize,
+) -> Result<StepShape> {
+    let num_kv_heads = extent.num_kv_heads;
     if num_qo_heads == 0 || !num_qo_heads.is_multiple_of(num_kv_heads) {
         return Err(Error::invalid(
             "queries: num_qo_heads",
@@ -192,7 +231,7 @@ pub(crate) fn step_shape(
     }
     let rows = num_qo_heads
         .saturating_mul(num_queries)
-        .saturating_mul(index.batch());
+        .saturating_mul(extent.batch);
     if rows > i32::MAX as usize {
         return Err(Error::invalid(
             "queries",
@@ -200,10 +239,9 @@ pub(crate) fn step_shape(
             "fewer than 2^31 rows in all",
         ));
     }
-    let pq = index.config();
     let short_context_limit = config.short_context_limit(pq, num_queries);
     let list_stride = (config.sink + config.heavy + config.window)
-        .max(short_context_limit.min(index.capacity()))
+        .max(short_context_limit.min(extent.capacity))
         .max(1);
     // Both are below 2^33: the product cannot overflow.
     if rows * list_stride > MAX_LIST_POSITIONS {
@@ -217,18 +255,18 @@ pub(crate) fn step_shape(
         num_kv_heads: num_kv_heads as u32,
         num_qo_heads: num_qo_heads as u32,
         num_queries: num_queries as u32,
-        head_dim: index.head_dim() as u32,
+        head_dim: extent.head_dim as u32,
         num_subvectors: pq.num_subvectors as u32,
         bits: pq.bits,
         init_offset: pq.init_offset as u32,
-        code_capacity: index.code_capacity() as u32,
+        code_capacity: extent.code_capacity as u32,
         sink: config.sink as u32,
         window: config.window as u32,
         heavy: config.heavy as u32,
         short_context_limit: short_context_limit as u32,
         list_stride: list_stride as u32,
         weights_stride: if config.weights {
-            index.capacity() as u32
+            extent.capacity as u32
         } else {
             0
         },

@@ -10,6 +10,7 @@ pub mod checks;
 pub mod device;
 pub mod fuzz;
 pub mod oracle;
+pub mod ragged;
 pub mod shapes;
 pub mod sim_driver;
 pub mod steps;

@@ -6,6 +6,9 @@ use super::step::{Stale, Step};
 use crate::error::{Error, Result};
 use crate::tensor::{Keys, Queries};
 
+/// Keys of a group from which on tiles of them pay: a quarter of one.
+const MANY_TOKENS: usize = 32;
+
 impl Step {
     pub(crate) fn append(&mut self, keys: Keys<'_>) -> Result<()> {
         self.check_append(&keys)?;
@@ -96,7 +99,11 @@ impl Step {
         while done < keys.tokens {
             let tokens = self.new_keys_room.min(keys.tokens - done);
             self.upload_keys(keys, done..done + tokens)?;
-            self.enqueue_codes(done, tokens)?;
+            if tokens < MANY_TOKENS {
+                self.enqueue_codes(done, tokens)?;
+            } else {
+                self.enqueue_many_codes(done, tokens)?;
+            }
             done += tokens;
         }
         self.enqueue_advance(keys.tokens)?;
@@ -110,6 +117,18 @@ impl Step {
         self.launches += unsafe {
             self.enqueuer()
                 .codes(&self.codes_buffers(), first_token, new_tokens)?
+        };
+        Ok(())
+    }
+
+    /// [`Step::enqueue_codes`] for many keys behind the host's length, by tiles of keys and centroids.
+    fn enqueue_many_codes(&mut self, first_token: usize, new_tokens: usize) -> Result<()> {
+        let num_codes = self.seq_len - self.origin.config().init_offset;
+        // SAFETY: as above; the keys fit behind those that are there.
+        self.launches += unsafe {
+            let buffers = self.codes_buffers();
+            self.enqueuer()
+                .many_codes(&buffers, num_codes + first_token, new_tokens)?
         };
         Ok(())
     }

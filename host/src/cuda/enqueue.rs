@@ -5,6 +5,9 @@ use gpu_kernels::codes::{Advance, Codes};
 use gpu_kernels::collectives::SUM_WORDS;
 use gpu_kernels::heavy_scores::HeavyScores;
 use gpu_kernels::index_list::IndexList;
+use gpu_kernels::indices::Indices as IndicesArgs;
+use gpu_kernels::kernel::{In, Out};
+use gpu_kernels::kmeans::{self, KMeansAssign, KMeansShape};
 use gpu_kernels::lut::Lut;
 use gpu_kernels::scores::{self, Scores};
 use gpu_kernels::step::StepShape;
@@ -17,7 +20,7 @@ use super::launch::{Grid, MAX_GRID_Y, launch};
 use super::sequences::Sequences;
 use crate::error::Result;
 use crate::index::Augmentation;
-use crate::selection::Selection;
+use crate::selection::{Indices, Selection};
 
 /// Threads of every kernel's block.
 const THREADS: usize = 256;
@@ -40,6 +43,27 @@ pub(super) struct AugmentationBuffers {
 }
 
 impl AugmentationBuffers {
+    /// For so many phis and components, which [`AugmentationBuffers::write`] brings.
+    pub(super) fn new(num_phis: usize, num_components: usize) -> Result<Self> {
+        Ok(AugmentationBuffers {
+            phis: Buffer::new(num_phis)?,
+            components: Buffer::new(num_components)?,
+        })
+    }
+
+    /// Writes those of sequence `sequence`, where every one has as many, in stream order.
+    pub(super) fn write(
+        &mut self,
+        sequence: usize,
+        augmentation: &Augmentation,
+        stream: &Stream,
+    ) -> Result<()> {
+        let Augmentation { phis, components } = augmentation;
+        self.phis.write(sequence * phis.len(), phis, stream)?;
+        let first = sequence * components.len();
+        self.components.write(first, components, stream)
+    }
+
     pub(super) fn from_host(augmentation: &Augmentation, stream: &Stream) -> Result<Self> {
         Ok(AugmentationBuffers {
             phis: Buffer::from_slice(&augmentation.phis, stream)?,
@@ -104,6 +128,45 @@ impl ListBuffers {
     }
 }
 
+/// A step's lists as indices, where those are wanted: `[rows, list_stride]` of one of the two.
+#[derive(Debug)]
+pub(super) struct IndexBuffers {
+    /// Whether they have 64 bits, and log2 of the positions of a page where they are slots.
+    wanted: Option<(bool, u32)>,
+    pub(super) narrow: Buffer<i32>,
+    pub(super) wide: Buffer<i64>,
+}
+
+impl IndexBuffers {
+    pub(super) fn new(wanted: Option<(bool, u32)>, len: usize) -> Result<Self> {
+        let of = |is: bool| if is { len } else { 0 };
+        Ok(IndexBuffers {
+            wanted,
+            narrow: Buffer::new(of(wanted.is_some_and(|(is_wide, _)| !is_wide)))?,
+            wide: Buffer::new(of(wanted.is_some_and(|(is_wide, _)| is_wide)))?,
+        })
+    }
+
+    /// Where they are, if there are any.
+    pub(super) fn address(&self) -> Option<u64> {
+        self.wanted.map(|(is_wide, _)| match is_wide {
+            true => self.wide.address(),
+            false => self.narrow.address(),
+        })
+    }
+
+    /// As [`ListBuffers::read`].
+    pub(super) fn read(&self, selection: &mut Selection, stream: &Stream) -> Result<()> {
+        match &mut selection.indices {
+            None => Ok(()),
+            // SAFETY: the caller synchronises before it lets go of the selection.
+            Some(Indices::I32(indices)) => unsafe { self.narrow.read(indices, stream) },
+            // SAFETY: as above.
+            Some(Indices::I64(indices)) => unsafe { self.wide.read(indices, stream) },
+        }
+    }
+}
+
 /// Enqueues stages of one shape on one stream. Each method returns how many operations it enqueued.
 ///
 /// They share one safety contract: the buffers have the lengths that the kernels' documentation
@@ -152,6 +215,63 @@ impl Enqueuer<'_> {
         };
         // SAFETY: the caller's, see the type.
         unsafe { launch(self.device, self.stream, grid, 0, &args)? };
+        Ok(1)
+    }
+
+    /// Encodes `[groups, new_tokens]` keys as keys `first_code..` of each group's codes in one piece, with the
+    /// kernel that training encodes with.
+    pub(super) unsafe fn many_codes(
+        &self,
+        buffers: &CodesBuffers<'_>,
+        first_code: usize,
+        new_tokens: usize,
+    ) -> Result<usize> {
+        let step = self.shape;
+        let head_stride = u64::from(step.head_dim) * new_tokens as u64;
+        let mut shape = KMeansShape {
+            batch_stride: head_stride * u64::from(step.num_kv_heads),
+            head_stride,
+            token_stride: step.head_dim.into(),
+            dtype: kmeans::F32,
+            num_kv_heads: step.num_kv_heads,
+            num_subvectors: step.num_subvectors,
+            sub_dim: step.sub_dim(),
+            bits: step.bits,
+            is_augmented: buffers.augmentation.is_some().into(),
+            first_token: 0,
+            num_points: new_tokens as u32,
+            first_problem: 0,
+            num_blocks: 1,
+        };
+        shape.num_blocks = shape.num_tiles().min(MAX_GRID_Y as u32);
+        let [phis, components] = match buffers.augmentation {
+            None => [buffers.half_norms.input(); 2],
+            Some(added) => [added.phis.input(), added.components.input()],
+        };
+        let unused = buffers.half_norms.address();
+        let args = KMeansAssign {
+            keys: In::from_address(buffers.new_keys.address()),
+            centroids: buffers.centroids.input(),
+            half_norms: buffers.half_norms.input(),
+            phis,
+            components,
+            // Encoding touches none of these.
+            is_done: In::from_address(unused),
+            sums: Out::from_address(unused),
+            counts: Out::from_address(unused),
+            farthest: Out::from_address(unused),
+            codes: buffers.codes.output(),
+            encodes: 1,
+            sums_are_shared: 0,
+            first_code: first_code as u32,
+            code_capacity: step.code_capacity,
+            shape,
+        };
+        let problems = self.sequences.len() * (step.num_kv_heads * step.num_subvectors) as usize;
+        let grid = Grid(problems, shape.num_blocks as usize);
+        let words = kmeans::layout::words(&shape, false);
+        // SAFETY: the caller's, see the type.
+        unsafe { launch(self.device, self.stream, grid, words, &args)? };
         Ok(1)
     }
 
@@ -292,6 +412,28 @@ impl Enqueuer<'_> {
         Ok(1)
     }
 
+    pub(super) unsafe fn indices(
+        &self,
+        list: &ListBuffers,
+        indices: &IndexBuffers,
+    ) -> Result<usize> {
+        let Some((is_wide, page_bits)) = indices.wanted else {
+            return Ok(0);
+        };
+        let args = IndicesArgs {
+            positions: list.positions.input(),
+            page_table: self.sequences.page_table.input(),
+            narrow: indices.narrow.output(),
+            wide: indices.wide.output(),
+            is_wide: is_wide.into(),
+            page_bits,
+            shape: *self.shape,
+        };
+        // SAFETY: the caller's, see the type.
+        unsafe { launch(self.device, self.stream, Grid(self.rows(), 1), 0, &args)? };
+        Ok(1)
+    }
+
     pub(super) unsafe fn heavy_scores(
         &self,
         scores: &Buffer<f32>,
@@ -321,6 +463,7 @@ impl Enqueuer<'_> {
         let args = Weights {
             positions: list.positions.input(),
             lengths: list.lengths.input(),
+            sequences: self.sequences.input(),
             weights: list.weights.output(),
             shape: *self.shape,
         };

@@ -2,10 +2,64 @@
 
 use gpu_kernels::aggregate::PER_HEAD;
 
-use super::enqueue::{CodesBuffers, Enqueuer};
+use super::aggregate::AggregateBuffers;
+use super::buffer::Buffer;
+use super::enqueue::{CodesBuffers, Enqueuer, ListBuffers, TopKBuffers};
 use super::heuristics::Variant;
 use super::step::{Stale, Step};
 use crate::error::Result;
+
+/// What the stages of a select read, work in and write.
+pub(super) struct StageBuffers<'a> {
+    pub(super) centroids: &'a Buffer<f32>,
+    pub(super) codes: &'a Buffer<u8>,
+    pub(super) queries: &'a Buffer<f32>,
+    pub(super) tables: &'a Buffer<f32>,
+    pub(super) scores: &'a Buffer<f32>,
+    pub(super) aggregate: &'a AggregateBuffers,
+    pub(super) top_k: &'a TopKBuffers,
+    pub(super) list: &'a ListBuffers,
+}
+
+impl Enqueuer<'_> {
+    /// A select by one kernel a stage.
+    ///
+    /// # Safety
+    /// That of the type.
+    pub(super) unsafe fn stages(
+        &self,
+        buffers: &StageBuffers<'_>,
+        before: &mut dyn FnMut(&'static str) -> Result<()>,
+    ) -> Result<usize> {
+        let shape = self.shape.of_lists();
+        let of_lists = Enqueuer {
+            shape: &shape,
+            ..*self
+        };
+        let mut launches = 0;
+        // SAFETY: the caller's; each stage's inputs are written by those before it.
+        unsafe {
+            before("lut")?;
+            launches += self.lut(buffers.centroids, buffers.queries, buffers.tables)?;
+            before("scores")?;
+            launches += self.scores(buffers.tables, buffers.codes, buffers.scores)?;
+            let mut scores = buffers.scores;
+            if shape.aggregation != PER_HEAD {
+                before("aggregate")?;
+                launches += self.aggregate(scores, buffers.aggregate)?;
+                scores = &buffers.aggregate.aggregates;
+            }
+            before("top_k")?;
+            launches += of_lists.top_k(scores, buffers.top_k)?;
+            launches += of_lists.heavy_scores(scores, buffers.top_k, buffers.list)?;
+            before("index_list")?;
+            launches += of_lists.index_list(buffers.top_k, buffers.list)?;
+            before("weights")?;
+            launches += of_lists.weights(buffers.list)?;
+        }
+        Ok(launches)
+    }
+}
 
 impl Step {
     pub(super) fn enqueue_step(
@@ -89,35 +143,18 @@ impl Step {
         &mut self,
         before: &mut dyn FnMut(&'static str) -> Result<()>,
     ) -> Result<()> {
-        let enqueuer = self.enqueuer();
-        let shape = self.shape.of_lists();
-        let of_lists = Enqueuer {
-            shape: &shape,
-            ..enqueuer
+        let buffers = StageBuffers {
+            centroids: &self.centroids,
+            codes: &self.codes,
+            queries: &self.queries,
+            tables: &self.tables,
+            scores: &self.scores,
+            aggregate: &self.aggregate,
+            top_k: &self.top_k,
+            list: &self.list,
         };
-        let mut launches = 0;
-        // SAFETY: all buffers were made for this shape and this batch, and live as long as the
-        // stream; each stage's inputs are written by those before it.
-        unsafe {
-            before("lut")?;
-            launches += enqueuer.lut(&self.centroids, &self.queries, &self.tables)?;
-            before("scores")?;
-            launches += enqueuer.scores(&self.tables, &self.codes, &self.scores)?;
-            let mut scores = &self.scores;
-            if self.shape.aggregation != PER_HEAD {
-                before("aggregate")?;
-                launches += enqueuer.aggregate(scores, &self.aggregate)?;
-                scores = &self.aggregate.aggregates;
-            }
-            before("top_k")?;
-            launches += of_lists.top_k(scores, &self.top_k)?;
-            launches += of_lists.heavy_scores(scores, &self.top_k, &self.list)?;
-            before("index_list")?;
-            launches += of_lists.index_list(&self.top_k, &self.list)?;
-            before("weights")?;
-            launches += of_lists.weights(&self.list)?;
-        }
-        self.launches += launches;
+        // SAFETY: all buffers were made for this shape and this batch, and live as long as the stream.
+        self.launches += unsafe { self.enqueuer().stages(&buffers, before)? };
         Ok(())
     }
 

@@ -17,8 +17,10 @@
 //! graph replay  a step captured once and replayed for every token, on any stream
 //! footprint what a fused kernel takes of a multiprocessor
 //! keys train  keys in device memory, and codebooks from them
+//! ragged    steps of sequences that differ
 //! stages    one stage at a time, for tests
 //! timing    GPU time by events, for measurements
+//! drift     how well codebooks fit keys
 //! doctor    what is there and what is missing
 //! ```
 
@@ -27,6 +29,7 @@ mod append;
 mod buffer;
 pub mod device;
 pub mod doctor;
+mod drift;
 mod enqueue;
 mod error;
 mod event;
@@ -36,6 +39,7 @@ pub mod heuristics;
 pub mod keys;
 mod launch;
 mod launches;
+pub mod ragged;
 pub mod replay;
 mod select;
 mod sequences;
@@ -51,5 +55,6 @@ pub use footprint::Footprint;
 pub use graph::StepGraph;
 pub use heuristics::{TupleBlocks, Variant};
 pub use keys::{DeviceKeys, KeyBuffer, KeyDtype, KeySlice};
+pub use ragged::{RaggedBuffers, RaggedStep};
 pub use replay::DeviceBuffers;
 pub use stages::CudaStages;

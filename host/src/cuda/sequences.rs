@@ -11,6 +11,8 @@ use crate::error::Result;
 #[derive(Debug)]
 pub(super) struct Sequences {
     params: Buffer<u32>,
+    /// Room to write from.
+    words: Vec<u32>,
     pub(super) page_table: Buffer<u32>,
 }
 
@@ -19,6 +21,7 @@ impl Sequences {
     pub(super) fn new(batch: usize, pages: usize) -> Result<Self> {
         Ok(Sequences {
             params: Buffer::new(batch * SequenceParams::WORDS)?,
+            words: Vec::with_capacity(batch * SequenceParams::WORDS),
             page_table: Buffer::new(batch * pages)?,
         })
     }
@@ -30,9 +33,11 @@ impl Sequences {
         sequences: impl Iterator<Item = SequenceParams>,
         stream: &Stream,
     ) -> Result<()> {
-        let words: Vec<u32> = sequences.flat_map(|params| params.to_words()).collect();
+        self.words.clear();
+        self.words
+            .extend(sequences.flat_map(|params| params.to_words()));
         self.params
-            .write(first * SequenceParams::WORDS, &words, stream)
+            .write(first * SequenceParams::WORDS, &self.words, stream)
     }
 
     /// Sequences there is room for.

@@ -223,7 +223,9 @@ impl Stages for CudaStages {
         let mut list = ListBuffers::new(shape, rows)?;
         list.positions.write(0, positions, &self.stream)?;
         list.lengths.write(0, lengths, &self.stream)?;
-        let sequences = Sequences::new(rows / shape.rows_per_batch() as usize, 0)?;
+        // Any length: weights are written where a sequence is.
+        let batch = rows / shape.rows_per_batch() as usize;
+        let sequences = self.sequences(shape, &vec![1; batch])?;
         let enqueuer = self.enqueuer(shape, &sequences);
         // SAFETY: see above.
         unsafe { enqueuer.weights(&list)? };

@@ -298,7 +298,7 @@ impl Step {
         let m = self.shape.num_subvectors as usize;
         let num_codes = self.seq_len - self.origin.config().init_offset;
         let code_stride = self.shape.code_capacity as usize * m;
-        KeyIndex::from_parts(
+        let mut index = KeyIndex::from_parts(
             IndexParts {
                 config: *self.origin.config(),
                 batch: self.batch,
@@ -313,7 +313,9 @@ impl Step {
                     .collect(),
             },
             self.origin.capacity(),
-        )
+        )?;
+        index.set_training_error(self.origin.training_error())?;
+        Ok(index)
     }
 
     /// Brings the context's length to the sequences, which fused steps leave as they are.

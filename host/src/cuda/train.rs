@@ -9,6 +9,7 @@ use gpu_kernels::kmeans::{
 
 use super::buffer::Buffer;
 use super::device::Device;
+use super::drift::quantisation_error;
 use super::error::OrDriverError;
 use super::keys::DeviceKeys;
 use super::launch::{Grid, MAX_GRID_Y, launch};
@@ -324,17 +325,35 @@ impl<'a> Work<'a> {
             augmentation,
             codes: self.codes.to_vec(&self.stream)?,
         };
-        KeyIndex::from_parts(parts, capacity)
+        let mut index = KeyIndex::from_parts(parts, capacity)?;
+        let (arrays, num_points) = (
+            (&self.centroids, &self.codes),
+            self.shape.num_points as usize,
+        );
+        // SAFETY: the keys are the caller's of `train`, and the codes are those of its points.
+        let error = unsafe {
+            quantisation_error(
+                self.device,
+                &self.stream,
+                self.keys,
+                self.shape,
+                arrays,
+                (0, num_points),
+            )?
+        };
+        index.set_training_error((!error.is_nan()).then_some(error))?;
+        Ok(index)
     }
 }
 
 impl DeviceKeys {
     /// For the kernels.
-    fn input(&self) -> In<u8> {
+    pub(super) fn input(&self) -> In<u8> {
         In::from_address(self.address)
     }
 
-    fn kmeans_shape(&self, config: &PqConfig) -> KMeansShape {
+    /// All points behind `init_offset`.
+    pub(super) fn kmeans_shape(&self, config: &PqConfig) -> KMeansShape {
         let [batch_stride, head_stride, token_stride] = self.strides.map(|stride| stride as u64);
         KMeansShape {
             batch_stride,
@@ -351,7 +370,7 @@ impl DeviceKeys {
             bits: config.bits,
             is_augmented: config.is_augmented().into(),
             first_token: config.init_offset as u32,
-            num_points: (self.tokens - config.init_offset) as u32,
+            num_points: self.tokens.saturating_sub(config.init_offset) as u32,
             first_problem: 0,
             num_blocks: 1,
         }

@@ -187,7 +187,7 @@ pub(super) struct Header {
 
 impl Header {
     /// A header with the given metadata.
-    pub(super) fn new<const N: usize>(metadata: [(&str, String); N]) -> Self {
+    pub(super) fn new<'a>(metadata: impl IntoIterator<Item = (&'a str, String)>) -> Self {
         let mut header = Header::default();
         let metadata: BTreeMap<_, _> = metadata.into_iter().collect();
         let value = serde_json::json!(metadata);

@@ -12,6 +12,8 @@ const ARGUMENT: &str = "index";
 /// Names of the tensors that an index with the metric `ip` has beside the others.
 const PHIS: &str = "phis";
 const COMPONENTS: &str = "augmented_components";
+/// Metadata of an index that knows how well its codebooks fit what they were trained on.
+const TRAINING_ERROR: &str = "training_error";
 
 impl KeyIndex {
     /// Writes the index without its spare room, whole or not at all. The same index gives the same bytes.
@@ -23,12 +25,17 @@ impl KeyIndex {
         let IndexParts { config, .. } = parts;
         let (m, sub_dim) = (config.num_subvectors, config.sub_dim(parts.head_dim));
         let (batch, heads) = (parts.batch, parts.num_kv_heads);
-        let mut header = Header::new([
+        let mut metadata = vec![
             ("num_subvectors", m.to_string()),
             ("bits", config.bits.to_string()),
             ("init_offset", config.init_offset.to_string()),
             ("metric", config.metric.name().to_string()),
-        ]);
+        ];
+        if let Some(error) = self.training_error() {
+            // The shortest decimal that is read as the same number.
+            metadata.push((TRAINING_ERROR, error.to_string()));
+        }
+        let mut header = Header::new(metadata);
         header.tensor::<f32>(
             "centroids",
             &[batch, heads, m, config.num_centroids(), sub_dim],
@@ -69,7 +76,16 @@ impl KeyIndex {
         let archive = Archive::parse(ARGUMENT, path, bytes)?;
         let parts = read_parts(&archive)?;
         let seq_len = parts.config.init_offset + parts.num_codes;
-        Self::from_parts(parts, capacity.unwrap_or(seq_len)).map_err(in_file)
+        let training_error = match archive.metadata(TRAINING_ERROR) {
+            Err(_) => None,
+            Ok(text) => Some(text.parse().map_err(|_| {
+                let name = format!("{ARGUMENT}: metadata {TRAINING_ERROR}");
+                Error::invalid(name, format!("{text:?}"), "a number")
+            })?),
+        };
+        let mut index = Self::from_parts(parts, capacity.unwrap_or(seq_len)).map_err(in_file)?;
+        index.set_training_error(training_error).map_err(in_file)?;
+        Ok(index)
     }
 }
 

@@ -3,6 +3,7 @@
 use gpu_kernels::tuple_counts;
 use keysieve_tests::device::Device;
 use keysieve_tests::oracle::{Aggregation, Shape};
+use keysieve_tests::ragged::{self, RaggedCase, ragged_cases};
 use keysieve_tests::strategies::{
     Budget, EncodeCase, Fill, LoopCase, Palette, StepCase, any_loop_cases, any_step_cases,
     encode_cases,
@@ -34,12 +35,14 @@ pub(crate) enum Case {
         pick: usize,
         by_graph: bool,
     },
+    /// Steps of a ragged batch.
+    Ragged(RaggedCase),
 }
 
 /// Rows times positions: a case shall take some tens of milliseconds.
 const ELEMENTS: usize = 1 << 11;
 
-/// Cases of any kind; four in ten of them whole steps.
+/// Cases of any kind; half of them whole steps.
 pub(crate) fn cases() -> impl Strategy<Value = Case> {
     let budget = |components| Budget {
         elements: ELEMENTS,
@@ -63,6 +66,11 @@ pub(crate) fn cases() -> impl Strategy<Value = Case> {
             }
         ),
         1 => encode_cases(ELEMENTS).prop_map(Case::Codes),
+        1 => ragged_cases(budget(true)).prop_map(|mut case| {
+            few_rows(&mut case.largest.shape, 3);
+            case.steps = case.steps.min(2);
+            Case::Ragged(case)
+        }),
         4 => (any_loop_cases(budget(true)), any::<usize>(), any::<bool>(), small_format())
             .prop_map(|(mut case, pick, by_graph, small)| {
                 few_rows(&mut case.shape, 1 + (pick >> 32) % 2);
@@ -157,6 +165,15 @@ impl Case {
                 let how = if by_graph { "graph" } else { "launches" };
                 Ok(format!("step {name}{blocks}{features}, {how}"))
             }
+            Case::Ragged(case) => {
+                ragged::run(device, &case)?;
+                let pages = match case.paging {
+                    Some((_, true)) => ", codes in pages",
+                    _ => "",
+                };
+                let features = features(&case.largest.shape);
+                Ok(format!("ragged steps{features}{pages}"))
+            }
         }
     }
 
@@ -171,7 +188,7 @@ impl Case {
                 let longest = case.seq_lens.iter().copied().max().unwrap_or(0);
                 (&case.shape, longest, vec![case.centroids, case.keys])
             }
-            Case::Steps { case, .. } => {
+            Case::Steps { case, .. } | Case::Ragged(RaggedCase { largest: case, .. }) => {
                 let fills = vec![case.centroids, case.codes, case.keys, case.queries];
                 (&case.shape, case.shape.init_offset + case.num_codes, fills)
             }

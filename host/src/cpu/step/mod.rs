@@ -8,6 +8,7 @@ mod bitmap;
 mod blocks;
 mod filter;
 mod nth;
+mod ragged;
 mod row;
 pub(crate) mod staged;
 mod tuples;
@@ -18,6 +19,7 @@ use gpu_kernels::step::{SequenceParams, StepShape};
 use gpu_kernels::weights::LISTED;
 use rayon::prelude::*;
 
+pub(crate) use self::ragged::RaggedStep;
 use self::row::{Groups, Worker};
 use super::weights;
 use crate::error::Result;

@@ -363,9 +363,12 @@ impl<'a> SimStages<'a> {
         if shape.weights_stride == 0 {
             return Ok(Vec::new());
         }
+        // Any length: weights are written where a sequence is.
+        let batch = lengths.len() / shape.rows_per_batch() as usize;
         let args = Weights {
             positions: In::from_address(self.upload(positions)),
             lengths: In::from_address(self.upload(lengths)),
+            sequences: In::from_address(self.upload_sequences(shape, &vec![1; batch])),
             weights: Out::from_address(weights),
             shape: *shape,
         };
