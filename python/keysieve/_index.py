@@ -8,7 +8,7 @@ from typing import Any, Optional, Sequence, Tuple, Union
 from . import _native
 from ._configs import PqConfig, SelectConfig, TrainConfig
 from ._errors import InvalidType
-from ._streams import stream_number
+from ._streams import current_stream, stream_number
 
 SPARE_TOKENS = 4096
 """Tokens that an index has room for beside those it is trained on, if no capacity is given."""
@@ -196,6 +196,29 @@ class KeyIndex:
             out = tuple(out)
         number = stream_number(queries, stream)
         return Selection(self._native.select(queries, config, number, out))
+
+    def step(
+        self,
+        keys: Any,
+        queries: Any,
+        config: Optional[SelectConfig] = None,
+        *,
+        stream: Optional[Any] = None,
+    ) -> Selection:
+        """One decode step: ``append`` of one token, ``keys`` [batch, num_kv_heads, 1, head_dim], and ``select``.
+
+        With arrays on a GPU it neither allocates device memory nor waits, once a first ``select`` or step of
+        this shape has made what it needs, and whether keys are finite is not asked. Inside a capture (``torch.cuda.graph``) it does nothing now: the graph
+        appends and selects at each launch, on the same arrays; call ``replayed`` before each."""
+        config = self._select if config is None else _expect("config", config, SelectConfig)
+        number = stream_number(queries, stream)
+        return Selection(self._native.step(keys, queries, config, number))
+
+    def replayed(self, steps: int = 1, *, stream: Optional[Any] = None) -> None:
+        """Says that a graph with a captured ``step`` is about to be launched so many times. Without a
+        stream it is torch's current one, if torch is imported. Raises CapacityError if there is no room: then do not
+        launch it."""
+        self._native.replayed(steps, current_stream(stream))
 
     def reserve(self, capacity: int) -> "KeyIndex":
         """Makes room for ``capacity`` tokens in all; less than there is changes nothing."""

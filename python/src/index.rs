@@ -92,6 +92,16 @@ impl State {
         }
     }
 
+    /// The selector there is, or one with the defaults: what a GPU's index is at work in.
+    pub(crate) fn at_work(&mut self, backend: &Backend) -> keysieve::Result<&mut Engine> {
+        let (config, heads, queries) = match &*self {
+            State::Untrained => return Err(untrained()),
+            State::OnHost(index) => (SelectConfig::default(), index.num_kv_heads(), 1),
+            State::AtWork(engine) => (engine.config, engine.num_qo_heads, engine.num_queries),
+        };
+        self.engine(backend, &config, heads, queries)
+    }
+
     fn to_index(&self) -> keysieve::Result<KeyIndex> {
         match self {
             State::Untrained => Err(untrained()),
@@ -306,7 +316,7 @@ impl Index {
                 let got = "arrays with queries on a GPU";
                 return Err(Class::InvalidArgument.error("out", got, "None: lists stay there"));
             }
-            return crate::cuda::select(self, py, &config, &input, stream);
+            return crate::cuda::select(self, py, &config, &input, None, stream);
         }
         let input = input.on_host("queries")?;
         let out = out.map(Out::new).transpose()?;
@@ -326,6 +336,40 @@ impl Index {
             Ok(Selected::on_host(selection.clone()))
         })
         .map_err(raised)
+    }
+
+    /// One decode step: appends one new key a head and selects. On a GPU one call, without a wait, which a
+    /// CUDA graph may capture.
+    fn step(
+        &self,
+        py: Python<'_>,
+        keys: &Bound<'_, PyAny>,
+        queries: &Bound<'_, PyAny>,
+        config: &Bound<'_, PyAny>,
+        stream: Option<i64>,
+    ) -> PyResult<Selected> {
+        let input = Input::new("queries", queries, QUERIES, stream)?;
+        if !input.array.tensor.device.is_cuda() {
+            let select = select_config(config)?;
+            let new = Input::new("keys", keys, KEYS, stream)?.on_host("keys")?;
+            if new.shape[2] != 1 {
+                let got = format!("shape {:?}", new.shape);
+                return Err(Class::InvalidArgument.error("keys", got, "one token"));
+            }
+            return self.step_on_host(py, &new, &input.on_host("queries")?, &select);
+        }
+        let config = select_config(config)?;
+        let new = Input::new("keys", keys, KEYS, stream)?;
+        if !new.array.tensor.device.is_cuda() {
+            let device = input.array.tensor.device.name();
+            return Err(Class::InvalidArgument.error("keys", "cpu", device));
+        }
+        crate::cuda::select(self, py, &config, &input, Some(&new), stream)
+    }
+
+    /// Says that a graph with a captured step is about to be launched `steps` times.
+    fn replayed(&self, py: Python<'_>, steps: usize, stream: Option<i64>) -> PyResult<()> {
+        crate::cuda::replayed(self, py, steps, stream)
     }
 
     /// Makes room for `capacity` tokens in all.
@@ -388,7 +432,7 @@ impl Index {
 
     /// [batch, num_kv_heads, capacity, head_dim].
     #[getter]
-    fn shape(&self, py: Python<'_>) -> PyResult<(usize, usize, usize, usize)> {
+    pub(crate) fn shape(&self, py: Python<'_>) -> PyResult<(usize, usize, usize, usize)> {
         self.ask(py, |index| {
             (
                 index.batch(),
@@ -445,6 +489,32 @@ impl Index {
 }
 
 impl Index {
+    /// A step whose queries cannot be appends nothing.
+    fn step_on_host(
+        &self,
+        py: Python<'_>,
+        keys: &Input,
+        queries: &Input,
+        config: &SelectConfig,
+    ) -> PyResult<Selected> {
+        let [_, num_qo_heads, num_queries, _] = queries.shape;
+        let (new, new_shape) = (&keys.array.tensor, keys.shape);
+        let (asked, asked_shape) = (&queries.array.tensor, queries.shape);
+        py.detach(|| {
+            // SAFETY: as in `train`.
+            let (new, asked) = unsafe { (to_f32(new, 0..1), to_f32(asked, 0..num_queries)) };
+            let new = Keys::new(&new, new_shape)?;
+            let asked = Queries::new(&asked, asked_shape)?;
+            let mut state = self.state()?;
+            let engine = state.engine(&self.backend, config, num_qo_heads, num_queries)?;
+            let mut selector = lock(&engine.selector)?;
+            selector.check_queries(&asked)?;
+            selector.append(new)?;
+            Ok(Selected::on_host(selector.select(asked)?.clone()))
+        })
+        .map_err(raised)
+    }
+
     /// Puts a trained index in the place of what there was.
     pub(crate) fn take(&self, trained: KeyIndex) -> keysieve::Result<()> {
         *self.state()? = State::OnHost(Box::new(trained));

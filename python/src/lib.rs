@@ -11,6 +11,7 @@ mod index;
 mod inputs;
 mod integers;
 mod selection;
+mod stepper;
 
 use keysieve::Backend;
 use keysieve::cuda::{Device, doctor};
@@ -86,6 +87,8 @@ mod native {
     use super::run_doctor;
     #[pymodule_export]
     use super::selection::{Selected, merge_selections, shard_config};
+    #[pymodule_export]
+    use super::stepper::Stepper;
 
     use pyo3::prelude::*;
 

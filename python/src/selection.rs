@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::config::{pq_config, select_config};
+use crate::cuda::OnDevice;
 use crate::dlpack::{Array, Dtype, Imported, contiguous};
 use crate::errors::{Class, raised};
 use crate::index::array;
@@ -19,6 +20,7 @@ pub(crate) struct Selected(Place);
 
 pub(crate) enum Place {
     Host(Arc<Selection>),
+    Device(OnDevice),
 }
 
 impl Selected {
@@ -26,9 +28,17 @@ impl Selected {
         Selected(Place::Host(Arc::new(selection)))
     }
 
+    pub(crate) fn on_device(lists: OnDevice) -> Self {
+        Selected(Place::Device(lists))
+    }
+
     fn host(&self) -> PyResult<&Arc<Selection>> {
         match &self.0 {
             Place::Host(selection) => Ok(selection),
+            Place::Device(_) => {
+                let expected = "a selection on the host (Selection.to_host)";
+                Err(Class::InvalidArgument.error("selection", "one on a GPU", expected))
+            }
         }
     }
 }
@@ -44,6 +54,7 @@ impl Selected {
                 let address = selection.padded_positions().as_ptr() as usize;
                 Array::on_host(address, Dtype::I32, shape, owner(selection))
             }
+            Place::Device(lists) => lists.positions(),
         }
     }
 
@@ -56,6 +67,7 @@ impl Selected {
                 let shape = selection.shape().to_vec();
                 Array::on_host(address, Dtype::I32, shape, owner(selection))
             }
+            Place::Device(lists) => lists.lengths(),
         }
     }
 
@@ -78,6 +90,16 @@ impl Selected {
                     owner(selection),
                 ))
             }
+            Place::Device(lists) => lists.weights(),
+        }
+    }
+
+    /// float32 [batch, heads, num_queries, capacity], of which the first seq_len of a row count, or None.
+    #[getter]
+    fn padded_weights(&self) -> Option<Array> {
+        match &self.0 {
+            Place::Host(_) => self.weights(),
+            Place::Device(lists) => lists.padded_weights(),
         }
     }
 
@@ -110,13 +132,18 @@ impl Selected {
     fn seq_len(&self) -> usize {
         match &self.0 {
             Place::Host(selection) => selection.seq_len(),
+            Place::Device(lists) => lists.seq_len(),
         }
     }
 
     /// Waits, and copies the lists to the host.
-    fn to_host(&self) -> PyResult<Selected> {
+    fn to_host(&self, py: Python<'_>) -> PyResult<Selected> {
         match &self.0 {
             Place::Host(selection) => Ok(Selected(Place::Host(selection.clone()))),
+            Place::Device(lists) => py
+                .detach(|| lists.to_host())
+                .map(Selected::on_host)
+                .map_err(raised),
         }
     }
 

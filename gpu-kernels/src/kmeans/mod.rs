@@ -118,7 +118,7 @@ impl KMeansShape {
 /// It lies inside the buffer, which has components of that type.
 #[cfg(target_arch = "nvptx64")]
 #[inline(always)]
-unsafe fn component(keys: crate::kernel::In<u8>, dtype: u32, at: u64) -> f32 {
+pub(crate) unsafe fn component(keys: crate::kernel::In<u8>, dtype: u32, at: u64) -> f32 {
     use crate::device::float::f16_to_f32;
 
     let at = at as usize;

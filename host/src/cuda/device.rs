@@ -55,6 +55,7 @@ pub struct Device {
 
 #[derive(Debug)]
 struct Inner {
+    ordinal: u32,
     name: String,
     driver_version: (u32, u32),
     compute_capability: u32,
@@ -152,6 +153,7 @@ impl Device {
         }
         let device = Device {
             inner: Arc::new(Inner {
+                ordinal,
                 name,
                 driver_version: (version.major() as u32, version.minor() as u32),
                 compute_capability,
@@ -203,6 +205,11 @@ impl Device {
     pub(super) fn function<K: KernelArgs>(&self) -> sys::CUfunction {
         let index = const { kernel_index(K::INFO.name) };
         self.inner.functions.0[index]
+    }
+
+    /// Which GPU it is, as the driver counts them.
+    pub fn ordinal(&self) -> u32 {
+        self.inner.ordinal
     }
 
     /// The GPU's name.

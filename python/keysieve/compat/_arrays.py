@@ -52,23 +52,23 @@ def everything(query: Any, b: int, h: int, sk: int, dtype: Any) -> Tuple[Any, An
     return positions, lengths, torch.ones((b, h, sk), dtype=dtype, device=device)
 
 
+def is_cuda(array: Any) -> bool:
+    """Whether it is a torch tensor on a GPU."""
+    return _torch_of(array) is not None and array.is_cuda
+
+
 def lists(
-    selection: keysieve.Selection, query: Any, b: int, h: int, sk: int, dtype: Any
+    selection: keysieve.Selection, query: Any, width: int, dtype: Any
 ) -> Tuple[Any, Any, Any]:
-    """A selection of one query a head in PQCache's shapes and types."""
+    """A selection of one query a head in PQCache's shapes and types, copied."""
     torch = _torch_of(query)
-    positions = _put(selection.positions, query)[:, :, 0]
+    positions = _put(selection.positions, query)[:, :, 0, :width]
     lengths = _put(selection.lengths, query)[:, :, 0]
     weights = _put(selection.weights, query)[:, :, 0]
     if torch is None:
         import numpy
 
-        width = int(lengths.max()) if lengths.size else 0
-        positions = positions[:, :, :width]
         return positions.astype(numpy.int64), lengths.astype(numpy.int64), weights.astype(dtype)
-    if not query.is_cuda:
-        width = int(lengths.max()) if lengths.numel() else 0
-        positions = positions[:, :, :width]
     return positions.to(torch.int64), lengths.to(torch.int64), weights.to(dtype, copy=True)
 
 

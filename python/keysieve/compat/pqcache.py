@@ -214,12 +214,18 @@ def indexer_next(
             cache.index, cache._settings, cache._like = index, key_tuple, _arrays.like(key)
             cache._engine = None
     selection = index.select(query)
-    lists = _arrays.lists(selection, query, b, h, sk, weight_list_dtype)
-    if is_new or (cache is None or pq_centroids is None):
-        if is_new or pq_centroids is None:
-            pq_centroids, pq_ip2l2_phi = _arrays.centroids(index, key)
-        if is_new or cache is None or pq_codebook is None:
-            pq_codebook = _arrays.codebook(index, key)
+    width = min(sink_size + heavy_size + window_size, sk)
+    if cache is not None and _arrays.is_cuda(query):
+        from ._torch_step import TorchStep
+
+        cache._engine = TorchStep(index, selection, query, width)
+        lists = cache._engine.lists(weight_list_dtype)
+    else:
+        lists = _arrays.lists(selection, query, width, weight_list_dtype)
+    if is_new:
+        pq_centroids, pq_ip2l2_phi = _arrays.centroids(index, key)
+    if is_new or cache is None:
+        pq_codebook = _arrays.codebook(index, key)
     return Step(*lists, pq_centroids, pq_codebook, pq_ip2l2_phi)
 
 

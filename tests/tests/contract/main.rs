@@ -1,6 +1,7 @@
 //! The contract's eight points, each a test by its number, on every device where it makes sense.
 
 mod allocations;
+mod caller;
 mod candidates;
 mod errors;
 mod graph;
@@ -68,6 +69,11 @@ fn main() -> ExitCode {
         &CUDA,
         "contract_7_replays_on_streams_by_turns",
         graph::replays_on_streams_by_turns,
+    );
+    suite.on_devices(
+        &CUDA,
+        "contract_7_a_callers_arrays_and_stream",
+        caller::a_callers_arrays_and_stream,
     );
     suite.on_each_device(
         "contract_8_errors_name_the_argument_and_change_nothing",
