@@ -20,8 +20,8 @@ use crate::error::{Error, Result};
 const THREADS: usize = 256;
 const MAX_BLOCKS: usize = 1024;
 
-/// An array of four axes in device memory: component (i, j, k, l) lies `i * strides[0] + j * strides[1] + k * strides[2]
-/// + l * strides[3]` components behind the address.
+/// An array of four axes in device memory, with a stride for each in components: component (i, j, k, l) lies
+/// `i * strides[0] + j * strides[1] + k * strides[2] + l * strides[3]` components behind the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceArray {
     address: u64,

@@ -79,7 +79,11 @@ pub(crate) fn a_callers_arrays_and_stream(device: &Device) -> TestCaseResult {
         let mut expected = whole.selector(&Backend::Cpu, spare)?;
         let step = selector.cuda_step().ok_or_else(|| fail("no GPU step"))?;
         step.set_variant(variant).map_err(fail)?;
+        // On a simulated GPU each variant has a type of its own: a step takes most of a second there.
         for (i, dtype) in DTYPES.into_iter().enumerate() {
+            if device.is_simulated() && i != n % DTYPES.len() {
+                continue;
+            }
             let seed = 10 * i as u64;
             let case = format!("{variant:?}, {dtype:?}");
             let shape = [2, 4, 1, 8];
@@ -117,7 +121,7 @@ pub(crate) fn a_callers_arrays_and_stream(device: &Device) -> TestCaseResult {
             let wanted = expected.select(on_host).map_err(fail)?;
             prop_assert!(selector.read().map_err(fail)? == wanted, "{case}: append");
 
-            // The caller's own graph of a step, launched three times.
+            // The caller's own graph of a step, launched twice.
             let step = selector.cuda_step().ok_or_else(|| fail("no GPU step"))?;
             let seq_len = step.seq_len();
             // SAFETY: as above.
@@ -125,7 +129,7 @@ pub(crate) fn a_callers_arrays_and_stream(device: &Device) -> TestCaseResult {
                 step.step_on(&key, &queries, stream.as_inner())
             })?;
             prop_assert_eq!(step.seq_len(), seq_len, "a capture made a step");
-            for launch in 0..3 {
+            for launch in 0..2 {
                 let step = selector.cuda_step().ok_or_else(|| fail("no GPU step"))?;
                 // SAFETY: as above.
                 unsafe { step.replayed(1, stream.as_inner()) }.map_err(fail)?;
@@ -145,7 +149,8 @@ pub(crate) fn a_callers_arrays_and_stream(device: &Device) -> TestCaseResult {
         if n == 0 {
             refusals(gpu, step, &stream)?;
         }
-        step.rewind(3 * 7).map_err(fail)?;
+        let steps = step.seq_len() - whole.seq_len();
+        step.rewind(steps).map_err(fail)?;
     }
     Ok(())
 }

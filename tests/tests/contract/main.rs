@@ -71,7 +71,7 @@ fn main() -> ExitCode {
         graph::replays_on_streams_by_turns,
     );
     suite.on_devices(
-        &CUDA,
+        &["cuda", "sim90"],
         "contract_7_a_callers_arrays_and_stream",
         caller::a_callers_arrays_and_stream,
     );
