@@ -17,11 +17,11 @@ def sparse_attention(query, keys, values, selection):
     """Attention of one query a head over its listed positions: query [b, h, 1, d], keys and values [b, h_kv, n, d]."""
     positions = torch.from_dlpack(selection.positions)[:, :, 0].to(query.device).long()
     lengths = torch.from_dlpack(selection.lengths)[:, :, 0].to(query.device)
-    group = query.shape[1] // keys.shape[1]
-    # Behind a list's end stand -1: they are masked.
-    index = positions.clamp(min=0)[..., None].expand(-1, -1, -1, keys.shape[3])
-    chosen = [x.repeat_interleave(group, dim=1).gather(2, index) for x in (keys, values)]
-    listed = torch.arange(positions.shape[-1], device=query.device) < lengths[..., None]
+    (batch, heads, width), (_, kv_heads, _, head_dim) = positions.shape, keys.shape
+    # Behind a list's end stand -1: they are masked. The lists of a key-value head's query heads one after the other.
+    index = positions.clamp(min=0).view(batch, kv_heads, -1, 1).expand(-1, -1, -1, head_dim)
+    chosen = [x.gather(2, index).view(batch, heads, width, head_dim) for x in (keys, values)]
+    listed = torch.arange(width, device=query.device) < lengths[..., None]
     return F.scaled_dot_product_attention(query, *chosen, attn_mask=listed[:, :, None])
 
 
