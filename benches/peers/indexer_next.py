@@ -4,8 +4,8 @@
 Both take the query and all keys so far, encode the one new key, and give sorted positions, their number and dense
 weights. The eager step, written from the formulae, appends to a codebook of fixed room. Answers are compared
 first, at the sizes that are timed: keysieve's lists must hold the best `heavy` candidates by scores computed in
-float64 from its own centroids and codes, the eager lists likewise by theirs; where no two scores at the cut are closer
-than rounding, the lists are equal. A difference ends the run without a time.
+float64 from its own centroids and codes, the eager lists likewise by theirs. Keys with the same codes have equal scores, among
+which torch's topk takes any, so whole lists need not be equal; the share that is is printed. A difference ends the run without a time.
 
 Times are of the wall clock: one call and a wait for the GPU at its end (`one call`), and calls that follow each other
 without a wait, divided by their number (`in a row`); beside them the same between two events of the stream.
