@@ -41,6 +41,7 @@ pub mod step;
 pub mod aggregate;
 pub mod codebook;
 pub mod codes;
+pub mod gather;
 pub mod heavy_scores;
 pub mod index_list;
 pub mod indices;

@@ -2,12 +2,13 @@
 
 use crate::kernel::{KernelArgs, KernelInfo};
 use crate::{
-    aggregate, codes, heavy_scores, index_list, indices, kmeans, lut, quantisation_error, scores,
-    select, select_tuples, top_k, tuple_counts, weights,
+    aggregate, codes, gather, heavy_scores, index_list, indices, kmeans, lut, quantisation_error,
+    scores, select, select_tuples, top_k, tuple_counts, weights,
 };
 
 /// Every kernel of the crate, in data-flow order.
 pub const KERNELS: &[KernelInfo] = &[
+    gather::Gather::INFO,
     codes::Codes::INFO,
     codes::Advance::INFO,
     kmeans::KMeansSurvey::INFO,

@@ -151,6 +151,12 @@ impl Selection {
         self.has_weights.then(|| self.weights_of_row(row))
     }
 
+    /// Dense weights of all rows, `[batch, num_qo_heads, num_queries, stride]`, of which the first `seq_len` of
+    /// each row count; `None` when the configuration did not ask for them.
+    pub fn padded_weights(&self) -> Option<&[f32]> {
+        self.has_weights.then_some(&self.weights[..])
+    }
+
     /// Heavy positions of one row, ascending, and the score of each; `None` when the configuration did not
     /// ask for scores. A context that is listed whole has them too.
     pub fn heavy(&self, batch: usize, head: usize, query: usize) -> Option<(&[i32], &[f32])> {

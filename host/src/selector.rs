@@ -158,7 +158,11 @@ impl Selector {
         }
     }
 
-    fn check_queries(&self, queries: &Queries<'_>) -> Result<()> {
+    /// What [`Selector::select`] checks.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another shape than the selector was made for.
+    pub fn check_queries(&self, queries: &Queries<'_>) -> Result<()> {
         queries.check_len()?;
         let (batch, head_dim) = match &self.engine {
             Engine::Cpu(step) => (step.index().batch(), step.index().head_dim()),

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::device_compiler::DeviceCompiler;
-use crate::{build_ptx, check_ptx, workspace};
+use crate::{build_ptx, check_ptx, python, workspace};
 
 /// What a step came to, when it did not fail.
 enum Outcome {
@@ -15,7 +15,7 @@ enum Outcome {
 
 type Step = (&'static str, fn() -> Result<Outcome>);
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     ("fmt", || cargo("fmt --all --check")),
     ("clippy", || {
         cargo("clippy --workspace --all-targets -- -D warnings")
@@ -52,6 +52,11 @@ const STEPS: [Step; 10] = [
         Ok(Outcome::Passed)
     }),
     ("demo", || cargo("run --release -- demo --quiet")),
+    // Behind the demo, whose build it takes over.
+    ("python", || match python::is_there() {
+        true => passed(python::run()),
+        false => Ok(Outcome::Skipped("no Python with pip")),
+    }),
 ];
 
 /// Runs every step and prints how long each took.

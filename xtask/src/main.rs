@@ -11,6 +11,7 @@ mod check_ptx;
 
 mod ci;
 mod device_bundle;
+mod python;
 mod soak;
 
 use std::path::PathBuf;
@@ -40,6 +41,8 @@ enum Task {
     CheckPtx,
     /// Everything that must pass before a change is merged, in order
     Ci,
+    /// Install the Python package into the target folder and run its tests
+    Python,
     /// Run many differential cases on simulated GPUs: before a release, for an hour
     Soak(soak::Options),
     /// Gather stripped tests and binary for a GPU machine that has no Rust
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Some(Task::BuildPtx { .. }) => build_ptx::build(),
         Some(Task::CheckPtx) => check_ptx::run(),
         Some(Task::Ci) => ci::run(),
+        Some(Task::Python) => python::run(),
         Some(Task::Soak(options)) => soak::run(&options),
         Some(Task::DeviceBundle { data }) => device_bundle::run(&data),
     };

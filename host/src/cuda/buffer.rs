@@ -98,20 +98,13 @@ impl<T: DeviceCopy> Buffer<T> {
     }
 
     /// Sets all bytes to zero in stream order.
-    pub(super) fn clear(&self, stream: &Stream) -> Result<()> {
+    pub(super) fn clear(&self, stream: sys::CUstream) -> Result<()> {
         if self.len == 0 {
             return Ok(());
         }
-        // SAFETY: the range is the buffer.
-        unsafe {
-            sys::cuMemsetD8Async(
-                self.address(),
-                0,
-                self.len * size_of::<T>(),
-                stream.as_inner(),
-            )
-        }
-        .or_driver_error()
+        let bytes = self.len * size_of::<T>();
+        // SAFETY: the range is the buffer; every caller's stream outlives the call.
+        unsafe { sys::cuMemsetD8Async(self.address(), 0, bytes, stream) }.or_driver_error()
     }
 
     /// For a kernel to read.

@@ -56,6 +56,7 @@ pub struct Device {
 
 #[derive(Debug)]
 struct Inner {
+    ordinal: u32,
     name: String,
     driver_version: (u32, u32),
     compute_capability: u32,
@@ -153,6 +154,7 @@ impl Device {
         }
         let device = Device {
             inner: Arc::new(Inner {
+                ordinal,
                 name,
                 driver_version: (version.major() as u32, version.minor() as u32),
                 compute_capability,
@@ -206,6 +208,11 @@ impl Device {
     pub(super) fn function<K: KernelArgs>(&self) -> sys::CUfunction {
         let index = const { kernel_index(K::INFO.name) };
         self.inner.functions.0[index]
+    }
+
+    /// Which GPU it is, as the driver counts them.
+    pub fn ordinal(&self) -> u32 {
+        self.inner.ordinal
     }
 
     /// The GPU's name.

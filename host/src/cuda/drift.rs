@@ -39,7 +39,7 @@ pub(super) unsafe fn quantisation_error(
         shape,
     };
     // SAFETY: there are LANES sums for each problem; the rest is the caller's promise.
-    unsafe { launch(device, stream, Grid(problems, 1), 0, &args)? };
+    unsafe { launch(device, stream.as_inner(), Grid(problems, 1), 0, &args)? };
     let sums = sums.to_vec(stream)?;
     Ok(mean(sums.into_iter(), groups * shape.num_points as usize))
 }

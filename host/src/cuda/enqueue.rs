@@ -1,6 +1,7 @@
 //! Each stage's launches: the grid that covers the shape, whatever the lengths on the device are.
 
 use cust::stream::Stream;
+use cust::sys;
 use gpu_kernels::codes::{Advance, Codes};
 use gpu_kernels::collectives::SUM_WORDS;
 use gpu_kernels::heavy_scores::HeavyScores;
@@ -170,11 +171,12 @@ impl IndexBuffers {
 /// Enqueues stages of one shape on one stream. Each method returns how many operations it enqueued.
 ///
 /// They share one safety contract: the buffers have the lengths that the kernels' documentation
-/// gives for `shape` and `batch`, hold what earlier stages write, and live until the stream is done.
+/// gives for `shape` and `batch`, hold what earlier stages write, and live until the stream is done;
+/// the stream is alive.
 #[derive(Clone, Copy)]
 pub(super) struct Enqueuer<'a> {
     pub(super) device: &'a Device,
-    pub(super) stream: &'a Stream,
+    pub(super) stream: sys::CUstream,
     /// Of query heads; the stages behind the aggregation have [`StepShape::of_lists`].
     pub(super) shape: &'a StepShape,
     pub(super) sequences: &'a Sequences,

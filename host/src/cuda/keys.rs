@@ -159,6 +159,11 @@ impl KeyBuffer {
         })
     }
 
+    /// Where the keys lie.
+    pub fn address(&self) -> u64 {
+        self.bytes.address()
+    }
+
     /// The keys as [`DeviceKeys::new`] describes them.
     ///
     /// # Errors

@@ -2,7 +2,6 @@
 
 use std::ptr;
 
-use cust::stream::Stream;
 use cust::sys;
 use gpu_kernels::kernel::KernelArgs;
 
@@ -20,11 +19,11 @@ pub(super) const MAX_GRID_Y: usize = 65_535;
 /// Launches a kernel with `shared_words` 4-byte words of dynamic shared memory.
 ///
 /// # Safety
-/// The buffers in `args` have the elements that the kernel's documentation says its shape implies,
-/// and live until the kernel is done.
+/// `stream` is alive. The buffers in `args` have the elements that the kernel's documentation says its
+/// shape implies, and live until the kernel is done.
 pub(super) unsafe fn launch<K: KernelArgs>(
     device: &Device,
-    stream: &Stream,
+    stream: sys::CUstream,
     grid: Grid,
     shared_words: u32,
     args: &K,
@@ -45,7 +44,7 @@ pub(super) unsafe fn launch<K: KernelArgs>(
                 1,
                 1,
                 shared_words * 4,
-                stream.as_inner(),
+                stream,
                 pointers.as_mut_ptr(),
                 ptr::null_mut(),
             )

@@ -169,10 +169,11 @@ impl Step {
         }
     }
 
+    /// Launches go to the stream whose turn it is.
     pub(super) fn enqueuer(&self) -> Enqueuer<'_> {
         Enqueuer {
             device: &self.device,
-            stream: &self.stream,
+            stream: self.turn.stream(),
             shape: &self.shape,
             sequences: &self.sequences,
         }

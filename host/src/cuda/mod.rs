@@ -15,6 +15,7 @@
 //! append    a step's new keys
 //! event turn  work that goes from stream to stream stays in order
 //! graph replay  a step captured once and replayed for every token, on any stream
+//! caller    a step on arrays and streams of the caller's
 //! footprint what a fused kernel takes of a multiprocessor
 //! keys train  keys in device memory, and codebooks from them
 //! ragged    steps of sequences that differ
@@ -27,6 +28,7 @@
 mod aggregate;
 mod append;
 mod buffer;
+pub mod caller;
 pub mod device;
 pub mod doctor;
 mod drift;
@@ -50,6 +52,7 @@ pub mod train;
 mod tuples;
 mod turn;
 
+pub use caller::DeviceArray;
 pub use device::Device;
 pub use footprint::Footprint;
 pub use graph::StepGraph;

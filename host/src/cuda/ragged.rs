@@ -131,8 +131,8 @@ impl RaggedStep {
             device: device.clone(),
         };
         // What no sequence has written is read to the host all the same.
-        step.codes.clear(&step.stream)?;
-        step.list.weights.clear(&step.stream)?;
+        step.codes.clear(step.stream.as_inner())?;
+        step.list.weights.clear(step.stream.as_inner())?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let graph = StepGraph::capture(
             (id, Variant::Staged),
@@ -400,7 +400,7 @@ impl RaggedStep {
     fn enqueuer(&self) -> Enqueuer<'_> {
         Enqueuer {
             device: &self.device,
-            stream: &self.stream,
+            stream: self.stream.as_inner(),
             shape: &self.batch.shape,
             sequences: &self.sequences,
         }

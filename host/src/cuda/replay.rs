@@ -43,9 +43,10 @@ impl Step {
         let of = (self.id, self.variant);
         let launches = self.launches;
         let device = self.device.clone();
-        let graph = StepGraph::capture(of, device, &self.stream.as_inner(), || {
-            self.enqueue_step(&mut |_| Ok(()))
-        });
+        let stream = self.stream.as_inner();
+        let latest = self.turn.lend_to(stream);
+        let graph = StepGraph::capture(of, device, &stream, || self.enqueue_step(&mut |_| Ok(())));
+        self.turn.lend_to(latest);
         self.launches = launches;
         graph
     }

@@ -45,14 +45,14 @@ impl SelectBuffers {
 
     /// Forgets which weights are set, and what a step that failed may have left.
     pub(super) fn forget(&mut self, weights: &Buffer<f32>, stream: &Stream) -> Result<()> {
-        self.tickets.clear(stream)?;
+        self.tickets.clear(stream.as_inner())?;
         // The last block loads a whole room at once, and leaves aside what no block has left there.
         if !self.is_defined {
-            self.exchange.clear(stream)?;
+            self.exchange.clear(stream.as_inner())?;
             self.is_defined = true;
         }
-        self.listed.clear(stream)?;
-        weights.clear(stream)
+        self.listed.clear(stream.as_inner())?;
+        weights.clear(stream.as_inner())
     }
 }
 

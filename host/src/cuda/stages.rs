@@ -38,7 +38,7 @@ impl CudaStages {
     fn enqueuer<'a>(&'a self, shape: &'a StepShape, sequences: &'a Sequences) -> Enqueuer<'a> {
         Enqueuer {
             device: &self.device,
-            stream: &self.stream,
+            stream: self.stream.as_inner(),
             shape,
             sequences,
         }

@@ -156,7 +156,7 @@ impl<'a> Work<'a> {
                 }
             }
         }
-        self.is_done.clear(&self.stream)?;
+        self.is_done.clear(self.stream.as_inner())?;
         let mut first = 0;
         while first < self.problems() && training.iterations > 0 {
             let problems = self.problems_at_once.min(self.problems() - first);
@@ -182,7 +182,7 @@ impl<'a> Work<'a> {
         })?;
         let not_finite = self.not_finite.to_vec(&self.stream)?;
         self.keys.check_survey(&self.shape, &not_finite)?;
-        self.phis.clear(&self.stream)?;
+        self.phis.clear(self.stream.as_inner())?;
         match self.shape.is_augmented {
             0 => Ok(()),
             _ => self.launch_survey(self.shape),
@@ -201,7 +201,7 @@ impl<'a> Work<'a> {
         unsafe {
             launch(
                 self.device,
-                &self.stream,
+                self.stream.as_inner(),
                 Grid(self.problems(), blocks),
                 0,
                 &args,
@@ -235,7 +235,7 @@ impl<'a> Work<'a> {
         let launched = unsafe {
             launch(
                 self.device,
-                &self.stream,
+                self.stream.as_inner(),
                 Grid(self.problems(), 1),
                 0,
                 &args,
@@ -274,7 +274,7 @@ impl<'a> Work<'a> {
         let grid = Grid(problems, shape.num_blocks as usize);
         let words = layout::words(&shape, sums_are_shared);
         // SAFETY: arrays have a part for each problem, sums for each block of as many problems.
-        unsafe { launch(self.device, &self.stream, grid, words, &args) }
+        unsafe { launch(self.device, self.stream.as_inner(), grid, words, &args) }
     }
 
     fn update(&self, first: usize, problems: usize, tolerance: f32) -> Result<()> {
@@ -298,7 +298,7 @@ impl<'a> Work<'a> {
         unsafe {
             launch(
                 self.device,
-                &self.stream,
+                self.stream.as_inner(),
                 Grid(problems, 1),
                 UPDATE_WORDS,
                 &args,

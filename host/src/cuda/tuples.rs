@@ -48,8 +48,8 @@ impl TupleBuffers {
     pub(super) fn forget(&mut self, weights: &Buffer<f32>, stream: &Stream) -> Result<()> {
         self.counted
             .write(0, &vec![NOT_COUNTED; 2 * self.groups], stream)?;
-        self.listed.clear(stream)?;
-        weights.clear(stream)
+        self.listed.clear(stream.as_inner())?;
+        weights.clear(stream.as_inner())
     }
 }
 

@@ -23,6 +23,17 @@ impl Turn {
         })
     }
 
+    /// Where the step's next work goes.
+    pub(super) fn stream(&self) -> sys::CUstream {
+        self.stream.load(Ordering::Acquire)
+    }
+
+    /// Sends the step's next work to `stream` without an order between it and the work before, and says
+    /// where that went: for a capture, which enqueues nothing.
+    pub(super) fn lend_to(&self, stream: sys::CUstream) -> sys::CUstream {
+        self.stream.swap(stream, Ordering::AcqRel)
+    }
+
     /// Makes later work of `stream` wait for the step's work before it. Between calls with the same
     /// stream nothing is enqueued, and the host never waits.
     pub(super) fn pass_to(&self, stream: sys::CUstream) -> Result<()> {

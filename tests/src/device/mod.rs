@@ -45,6 +45,11 @@ pub const CUDA: [&str; 3] = ["cuda", "sim90", "sim80"];
 pub const FAST: [&str; 2] = ["cpu", "cuda"];
 
 impl Device {
+    /// Whether it is a simulated GPU, on which a step takes most of a second.
+    pub fn is_simulated(&self) -> bool {
+        self.sim.is_some()
+    }
+
     /// Opens the device of that name.
     ///
     /// # Errors

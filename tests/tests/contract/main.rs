@@ -1,6 +1,7 @@
 //! The contract's eight points, each a test by its number, on every device where it makes sense.
 
 mod allocations;
+mod caller;
 mod candidates;
 mod errors;
 mod graph;
@@ -73,6 +74,11 @@ fn main() -> ExitCode {
         "cuda",
         "contract_7_four_streams_at_once",
         graph::four_streams_at_once,
+    );
+    suite.on_devices(
+        &["cuda", "sim90"],
+        "contract_7_a_callers_arrays_and_stream",
+        caller::a_callers_arrays_and_stream,
     );
     suite.on_each_device(
         "contract_8_errors_name_the_argument_and_change_nothing",

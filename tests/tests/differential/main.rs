@@ -79,10 +79,11 @@ fn many_cases() -> TestCaseResult {
     if counts.cases >= ENOUGH {
         let idle: Vec<String> = runs
             .iter()
-            // Training's kernels are no step's: the test `training` runs and compares them.
+            // Training's kernels are no step's: the test `training` runs and compares them. `contract` does
+            // so with the one that brings a caller's arrays together.
             .filter(|kernel| kernel.launches == 0)
             .filter(|kernel| !kernel.name.starts_with("kmeans_"))
-            .filter(|kernel| kernel.name != "quantisation_error")
+            .filter(|kernel| !["quantisation_error", "gather"].contains(&kernel.name.as_str()))
             .map(|kernel| format!("{} of sm_{}", kernel.name, kernel.target))
             .collect();
         prop_assert!(idle.is_empty(), "never launched: {}", idle.join(", "));

@@ -1,0 +1,331 @@
+//! What a step lists, and the caller's arrays that it may be written to.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use keysieve::{PqConfig, SelectConfig, Selection};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::config::{pq_config, select_config};
+use crate::cuda::OnDevice;
+use crate::dlpack::{Array, Dtype, Imported, contiguous};
+use crate::errors::{Class, raised};
+use crate::index::array;
+use crate::integers::{write_floats, write_integers};
+
+/// The lists of one step.
+#[pyclass(frozen, module = "keysieve._native")]
+pub(crate) struct Selected(Place);
+
+pub(crate) enum Place {
+    Host(Arc<Selection>),
+    Device(OnDevice),
+}
+
+impl Selected {
+    pub(crate) fn on_host(selection: Selection) -> Self {
+        Selected(Place::Host(Arc::new(selection)))
+    }
+
+    pub(crate) fn on_device(lists: OnDevice) -> Self {
+        Selected(Place::Device(lists))
+    }
+
+    fn host(&self) -> PyResult<&Arc<Selection>> {
+        match &self.0 {
+            Place::Host(selection) => Ok(selection),
+            Place::Device(_) => {
+                let expected = "a selection on the host (Selection.to_host)";
+                Err(Class::InvalidArgument.error("selection", "one on a GPU", expected))
+            }
+        }
+    }
+}
+
+#[pymethods]
+impl Selected {
+    /// int32 [batch, heads, num_queries, stride].
+    #[getter]
+    fn positions(&self) -> Array {
+        match &self.0 {
+            Place::Host(selection) => {
+                let shape = [&selection.shape()[..], &[selection.list_stride()]].concat();
+                let address = selection.padded_positions().as_ptr() as usize;
+                Array::on_host(address, Dtype::I32, shape, owner(selection))
+            }
+            Place::Device(lists) => lists.positions(),
+        }
+    }
+
+    /// int32 [batch, heads, num_queries].
+    #[getter]
+    fn lengths(&self) -> Array {
+        match &self.0 {
+            Place::Host(selection) => {
+                let address = selection.lengths().as_ptr() as usize;
+                let shape = selection.shape().to_vec();
+                Array::on_host(address, Dtype::I32, shape, owner(selection))
+            }
+            Place::Device(lists) => lists.lengths(),
+        }
+    }
+
+    /// float32 [batch, heads, num_queries, seq_len], or None.
+    #[getter]
+    fn weights(&self) -> Option<Array> {
+        match &self.0 {
+            Place::Host(selection) => {
+                let weights = selection.padded_weights()?;
+                let [batch, heads, queries] = selection.shape();
+                let shape = vec![batch, heads, queries, selection.seq_len()];
+                let stride = weights.len() / (batch * heads * queries).max(1);
+                let strides = contiguous(&[batch, heads, queries, stride]);
+                let address = weights.as_ptr() as usize;
+                Some(Array::strided(
+                    address,
+                    Dtype::F32,
+                    shape,
+                    strides,
+                    owner(selection),
+                ))
+            }
+            Place::Device(lists) => lists.weights(),
+        }
+    }
+
+    /// float32 [batch, heads, num_queries, capacity], of which the first seq_len of a row count, or None.
+    #[getter]
+    fn padded_weights(&self) -> Option<Array> {
+        match &self.0 {
+            Place::Host(_) => self.weights(),
+            Place::Device(lists) => lists.padded_weights(),
+        }
+    }
+
+    /// Heavy positions int32 and scores float32, both [batch, heads, num_queries, heavy], ascending
+    /// positions, then -1 with a score of NaN; or None.
+    #[getter]
+    fn heavy(&self) -> PyResult<Option<(Array, Array)>> {
+        let selection = self.host()?;
+        let [batch, heads, queries] = selection.shape();
+        let rows = (0..batch)
+            .flat_map(|b| (0..heads).flat_map(move |h| (0..queries).map(move |q| (b, h, q))));
+        let rows: Option<Vec<_>> = rows.map(|(b, h, q)| selection.heavy(b, h, q)).collect();
+        let Some(rows) = rows else { return Ok(None) };
+        let width = rows.iter().map(|row| row.0.len()).max().unwrap_or(0);
+        let mut positions = vec![-1; rows.len() * width];
+        let mut scores = vec![f32::NAN; rows.len() * width];
+        for (i, row) in rows.iter().enumerate() {
+            positions[i * width..][..row.0.len()].copy_from_slice(row.0);
+            scores[i * width..][..row.1.len()].copy_from_slice(row.1);
+        }
+        let shape = vec![batch, heads, queries, width];
+        Ok(Some((
+            array(positions, Dtype::I32, shape.clone()),
+            array(scores, Dtype::F32, shape),
+        )))
+    }
+
+    /// Tokens of the context at the step.
+    #[getter]
+    fn seq_len(&self) -> usize {
+        match &self.0 {
+            Place::Host(selection) => selection.seq_len(),
+            Place::Device(lists) => lists.seq_len(),
+        }
+    }
+
+    /// Waits, and copies the lists to the host.
+    fn to_host(&self, py: Python<'_>) -> PyResult<Selected> {
+        match &self.0 {
+            Place::Host(selection) => Ok(Selected(Place::Host(selection.clone()))),
+            Place::Device(lists) => py
+                .detach(|| lists.to_host())
+                .map(Selected::on_host)
+                .map_err(raised),
+        }
+    }
+
+    /// Whether they list the same.
+    fn equals(&self, other: &Selected) -> PyResult<bool> {
+        Ok(self.host()? == other.host()?)
+    }
+
+    /// Writes a selection file.
+    fn save(
+        &self,
+        py: Python<'_>,
+        path: std::path::PathBuf,
+        config: &Bound<'_, PyAny>,
+        pq: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let (config, pq) = (select_config(config)?, pq_config(pq)?);
+        let selection = self.host()?.clone();
+        py.detach(|| selection.save(&path, &config, &pq))
+            .map_err(raised)
+    }
+}
+
+fn owner(selection: &Arc<Selection>) -> Arc<dyn Any + Send + Sync> {
+    selection.clone()
+}
+
+/// The caller's arrays for positions, lengths and weights.
+pub(crate) struct Out {
+    positions: Imported,
+    lengths: Imported,
+    weights: Option<Imported>,
+}
+
+impl Out {
+    /// From a tuple of two or three arrays.
+    pub(crate) fn new(out: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let arrays: Vec<Bound<'_, PyAny>> = out.extract()?;
+        let (positions, lengths, weights) = match &arrays[..] {
+            [positions, lengths] => (positions, lengths, None),
+            [positions, lengths, weights] => (positions, lengths, Some(weights)),
+            other => {
+                let got = format!("{} arrays", other.len());
+                let expected = "positions, lengths and, if asked for, weights";
+                return Err(Class::InvalidArgument.error("out", got, expected));
+            }
+        };
+        let integers = [Dtype::I32, Dtype::I64];
+        Ok(Out {
+            positions: writable("out: positions", positions, &integers)?,
+            lengths: writable("out: lengths", lengths, &integers)?,
+            weights: match weights {
+                None => None,
+                Some(weights) => Some(writable("out: weights", weights, &[Dtype::F32])?),
+            },
+        })
+    }
+
+    /// Checks the shapes, then writes all of it.
+    pub(crate) fn write(&self, selection: &Selection) -> keysieve::Result<()> {
+        let rows = &selection.shape()[..];
+        let shapes = [
+            (
+                "out: positions",
+                Some(&self.positions),
+                selection.list_stride(),
+            ),
+            ("out: weights", self.weights.as_ref(), selection.seq_len()),
+        ];
+        check_shape("out: lengths", &self.lengths, rows)?;
+        for (argument, array, width) in shapes {
+            if let Some(array) = array {
+                check_shape(argument, array, &[rows, &[width]].concat())?;
+            }
+        }
+        let weights = match (&self.weights, selection.padded_weights()) {
+            (None, _) => None,
+            (Some(array), Some(weights)) => Some((array, weights)),
+            (Some(_), None) => {
+                let expected = "None, as SelectConfig.weights is off";
+                return Err(keysieve::Error::invalid(
+                    "out: weights",
+                    "an array",
+                    expected,
+                ));
+            }
+        };
+        // SAFETY: shapes and types are checked; the caller gave the arrays to be written.
+        unsafe {
+            let positions = selection.padded_positions().iter().copied();
+            write_integers(&self.positions.tensor, positions);
+            write_integers(&self.lengths.tensor, selection.lengths().iter().copied());
+            if let Some((array, weights)) = weights {
+                let num_rows = rows.iter().product::<usize>().max(1);
+                let rows = weights.chunks((weights.len() / num_rows).max(1));
+                let seen = rows.flat_map(|row| &row[..selection.seq_len()]);
+                write_floats(&array.tensor, seen.copied());
+            }
+        }
+        Ok(())
+    }
+}
+
+// SAFETY: the tensors are plain addresses; what gives them back needs the interpreter, and an `Out` is
+// dropped with it attached.
+unsafe impl Sync for Out {}
+
+fn check_shape(argument: &str, array: &Imported, expected: &[usize]) -> keysieve::Result<()> {
+    let got = &array.tensor.shape;
+    match got == expected {
+        true => Ok(()),
+        false => {
+            let got = format!("shape {got:?}");
+            Err(keysieve::Error::invalid(
+                argument,
+                got,
+                format!("{expected:?}"),
+            ))
+        }
+    }
+}
+
+fn writable(argument: &str, object: &Bound<'_, PyAny>, dtypes: &[Dtype]) -> PyResult<Imported> {
+    let array = Imported::new(argument, object, None)?;
+    if !array.tensor.device.is_host() {
+        return Err(Class::InvalidArgument.error(argument, array.tensor.device.name(), "cpu"));
+    }
+    if array.is_read_only {
+        return Err(Class::InvalidArgument.error(argument, "a read-only array", "a writable one"));
+    }
+    if !dtypes.contains(&array.tensor.dtype) {
+        let names: Vec<_> = dtypes.iter().map(|dtype| dtype.name()).collect();
+        return Err(Class::InvalidType.error(
+            argument,
+            array.tensor.dtype.name(),
+            names.join(" or "),
+        ));
+    }
+    Ok(array)
+}
+
+/// The list of a whole context from those of its shards.
+#[pyfunction]
+pub(crate) fn merge_selections(
+    py: Python<'_>,
+    shards: Vec<PyRef<'_, Selected>>,
+    pq: &Bound<'_, PyAny>,
+    config: &Bound<'_, PyAny>,
+) -> PyResult<Selected> {
+    let (config, pq): (SelectConfig, PqConfig) = (select_config(config)?, pq_config(pq)?);
+    let shards = shards
+        .iter()
+        .map(|shard| shard.host().cloned())
+        .collect::<PyResult<Vec<_>>>()?;
+    py.detach(|| {
+        let shards: Vec<&Selection> = shards.iter().map(|shard| &**shard).collect();
+        keysieve::merge_selections(&shards, &pq, &config)
+    })
+    .map(Selected::on_host)
+    .map_err(raised)
+}
+
+/// What a shard selects with, as the fields of a `SelectConfig` that change.
+#[pyfunction]
+pub(crate) fn shard_config<'py>(
+    py: Python<'py>,
+    config: &Bound<'py, PyAny>,
+    pq: &Bound<'py, PyAny>,
+    num_queries: usize,
+    seq_len: usize,
+    start: usize,
+    stop: usize,
+) -> PyResult<Bound<'py, PyDict>> {
+    let (config, pq) = (select_config(config)?, pq_config(pq)?);
+    let shard = keysieve::shard_config(&config, &pq, num_queries, seq_len, start..stop);
+    let shard = shard.map_err(raised)?;
+    let fields = PyDict::new(py);
+    fields.set_item("sink", shard.sink)?;
+    fields.set_item("window", shard.window)?;
+    fields.set_item("causal", shard.causal)?;
+    fields.set_item("short_context", shard.short_context)?;
+    fields.set_item("weights", shard.weights)?;
+    fields.set_item("scores", shard.scores)?;
+    Ok(fields)
+}

@@ -1,0 +1,130 @@
+"""An array in device memory by the driver alone, as another library's would come: for machines without torch."""
+
+import ctypes
+import math
+import os
+
+import numpy as np
+
+DTYPES = {"float32": (2, 32), "float16": (2, 16)}
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    ]
+
+
+_DELETER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+class _Managed(ctypes.Structure):
+    _fields_ = [("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", _DELETER)]
+
+
+_new_capsule = ctypes.pythonapi.PyCapsule_New
+_new_capsule.restype = ctypes.py_object
+_new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+_get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_get_pointer.restype = ctypes.c_void_p
+_get_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+
+
+class Driver:
+    """The functions of libcuda that are needed, on the context that is current."""
+
+    def __init__(self, path):
+        self.library = ctypes.CDLL(path)
+
+    def __call__(self, name, *arguments):
+        code = getattr(self.library, name)(*arguments)
+        assert code == 0, f"{name} answered {code}"
+
+    def stream(self):
+        handle = ctypes.c_void_p()
+        self("cuStreamCreate", ctypes.byref(handle), 1)
+        return handle.value
+
+    def read(self, array):
+        """A copy of an exporter's device array on the host."""
+        address, shape, strides, dtype = opened(array)
+        assert strides[-1] == 1
+        rows = math.prod(shape[:-1])
+        step = strides[-2] if len(shape) > 1 else 0
+        out = np.zeros((rows, shape[-1]), dtype)
+        for row in range(rows):
+            start = ctypes.c_uint64(address + row * step * out.itemsize)
+            size = ctypes.c_size_t(shape[-1] * out.itemsize)
+            self("cuMemcpyDtoH_v2", ctypes.c_void_p(out[row].ctypes.data), start, size)
+        return out.reshape(shape)
+
+
+def opened(array):
+    """Address, shape, strides and dtype of an exported array; the capsule goes with the call."""
+    capsule = array.__dlpack__(stream=-1)
+    managed = ctypes.cast(_get_pointer(capsule, b"dltensor"), ctypes.POINTER(_Managed))
+    tensor = managed.contents.tensor
+    shape = [tensor.shape[i] for i in range(tensor.ndim)]
+    strides = [tensor.strides[i] for i in range(tensor.ndim)]
+    dtype = {(0, 32): np.int32, (2, 32): np.float32}[tensor.code, tensor.bits]
+    return tensor.data, shape, strides, dtype
+
+
+class DeviceTensor:
+    """A copy of a numpy array, its memory in another order of the axes."""
+
+    exported = 0
+    given_back = 0
+
+    def __init__(self, driver, array, order=(0, 1, 2, 3), device_id=0):
+        self.array, self.device_id = array, device_id
+        memory = np.ascontiguousarray(array.transpose(order))
+        strides = [0] * 4
+        for place, axis in enumerate(order):
+            strides[axis] = memory.strides[place] // memory.itemsize
+        self.strides = strides
+        address = ctypes.c_uint64()
+        driver("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(memory.nbytes, 1)))
+        size = ctypes.c_size_t(memory.nbytes)
+        driver("cuMemcpyHtoD_v2", address, ctypes.c_void_p(memory.ctypes.data), size)
+        self.address = address.value
+        self.shape = array.shape
+        self.streams = []
+
+    def __dlpack_device__(self):
+        return (2, self.device_id)
+
+    def __dlpack__(self, *, stream=None):
+        """An older exporter: it knows no versions."""
+        self.streams.append(stream)
+        code, bits = DTYPES[str(self.array.dtype)]
+        shape, strides = (ctypes.c_int64 * 4)(*self.shape), (ctypes.c_int64 * 4)(*self.strides)
+
+        def give_back(_):
+            DeviceTensor.given_back += 1
+
+        deleter = _DELETER(give_back)
+        tensor = _Tensor(
+            self.address, 2, self.device_id, 4, code, bits, 1, shape, strides, 0
+        )
+        managed = _Managed(tensor, None, deleter)
+        self._keep = (shape, strides, deleter, managed)
+        DeviceTensor.exported += 1
+        return _new_capsule(ctypes.addressof(managed), b"dltensor", None)
+
+
+def find_sim_driver():
+    """The simulated driver, where the workspace has been built."""
+    root = os.path.join(os.path.dirname(__file__), "..", "..")
+    target = os.environ.get("CARGO_TARGET_DIR", os.path.join(root, "target"))
+    path = os.path.join(target, "debug", "libkeysieve_sim_driver.so")
+    return os.path.abspath(path) if os.path.exists(path) else None
