@@ -20,7 +20,7 @@ step() {
 check() {
     local stage
     step doctor 30 "$bundle/keysieve" doctor
-    for stage in codes lut scores aggregate top_k index_list weights step merge; do
+    for stage in codes lut scores aggregate top_k index_list weights step merge ragged training drift; do
         PROPTEST_CASES=${CASES:-2000} step "$stage" 240 "$bundle/$stage" cuda::
         grep -E ' cases, seed' "$out/$stage.log"
     done
@@ -55,7 +55,7 @@ same_files() {
 sanitize() {
     local tool stage cases
     for tool in memcheck racecheck synccheck initcheck; do
-        for stage in codes lut scores aggregate top_k index_list weights step; do
+        for stage in codes lut scores aggregate top_k index_list weights step ragged drift; do
             # The fused step's races are the slowest to look for: seconds a launch.
             cases=${SANITIZER_CASES:-10}
             [ "$tool-$stage" = racecheck-step ] && cases=1

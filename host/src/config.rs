@@ -158,6 +158,36 @@ impl Start {
     }
 }
 
+/// The type that trained centroids are rounded to, to the nearest and to the even of two. Keys are encoded by the rounded
+/// centroids and tables are built from them, on every backend, so lists are equal; a file takes half the room for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum CentroidDtype {
+    /// As trained.
+    #[default]
+    F32,
+    /// IEEE half precision; what is beyond it becomes its largest number, 65,504.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+impl CentroidDtype {
+    /// Every one.
+    pub const ALL: [CentroidDtype; 3] =
+        [CentroidDtype::F32, CentroidDtype::F16, CentroidDtype::Bf16];
+
+    /// The nearest number of the type; finite numbers stay finite.
+    pub fn round(self, value: f32) -> f32 {
+        let clamped = |largest: f32| value.clamp(-largest, largest);
+        match self {
+            CentroidDtype::F32 => value,
+            CentroidDtype::F16 => half::f16::from_f32(clamped(half::f16::MAX.to_f32())).to_f32(),
+            CentroidDtype::Bf16 => half::bf16::from_f32(clamped(half::bf16::MAX.to_f32())).to_f32(),
+        }
+    }
+}
+
 /// How centroids are trained: Lloyd's k-means.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TrainConfig {
@@ -170,6 +200,8 @@ pub struct TrainConfig {
     /// A codebook is done when the squared shifts of all its centroids' components, added up, are at most so many
     /// times their squares; 0: when nothing moves.
     pub tolerance: f32,
+    /// What the centroids are rounded to when they are trained.
+    pub centroids: CentroidDtype,
 }
 
 impl Default for TrainConfig {
@@ -180,6 +212,7 @@ impl Default for TrainConfig {
             seed: 0,
             start: Start::PlusPlus,
             tolerance: 0.0,
+            centroids: CentroidDtype::F32,
         }
     }
 }

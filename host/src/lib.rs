@@ -49,7 +49,7 @@ pub mod quality;
 pub mod stages;
 
 pub use backend::{AutoBackend, Backend};
-pub use config::{Aggregation, Metric, PqConfig, SelectConfig, Start, TrainConfig};
+pub use config::{Aggregation, CentroidDtype, Metric, PqConfig, SelectConfig, Start, TrainConfig};
 pub use error::{Error, Result};
 pub use index::{Augmentation, IndexParts, KeyIndex};
 

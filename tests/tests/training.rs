@@ -4,7 +4,10 @@ use std::process::ExitCode;
 
 use half::{bf16, f16};
 use keysieve::cuda::{DeviceKeys, KeyBuffer, KeyDtype, KeySlice, train};
-use keysieve::{Backend, Error, KeyIndex, Keys, Metric, PqConfig, Start, TrainConfig};
+use keysieve::{
+    Backend, CentroidDtype, Error, KeyIndex, Keys, Metric, PqConfig, Queries, SelectConfig,
+    Selector, Start, TrainConfig,
+};
 use keysieve_tests::device::{CUDA, Device, Suite, check_same, fail};
 use keysieve_tests::oracle::{augmented, distance_f64};
 use keysieve_tests::strategies::{FINITE, Fill, Palette, Random, fills};
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
     suite.on_devices(&CUDA, "bad_input_is_named", bad_input_is_named);
     suite.on_each_device("a_warm_start_goes_on", a_warm_start_goes_on);
     suite.on_each_device("tolerance_stops_early", tolerance_stops_early);
+    suite.on_each_device("centroids_are_rounded", centroids_are_rounded);
     suite.run()
 }
 
@@ -187,6 +191,10 @@ fn codes_are_nearest(device: &Device, case: Case) -> TestCaseResult {
         .append(Keys::new(&quantised, shape).map_err(fail)?)
         .map_err(fail)?;
     check_same("cpu", &codes, &on_cpu.to_parts().codes)?;
+    // What the parts do not say.
+    on_cpu
+        .set_training_error(index.training_error())
+        .map_err(fail)?;
     prop_assert!(index == on_cpu);
     Ok(())
 }
@@ -459,5 +467,107 @@ fn tolerance_stops_early(device: &Device) -> TestCaseResult {
     prop_assert!(with(9, 0.0)? != with(1, 0.0)?);
     let settled = with(60, 0.0)?;
     prop_assert!(settled == with(90, 0.0)?);
+    Ok(())
+}
+
+/// Centroids rounded at training: keys are encoded by the rounded ones, both backends list by them, and a file holds
+/// them in their own type.
+fn centroids_are_rounded(device: &Device) -> TestCaseResult {
+    let (tokens, appended) = (200, 40);
+    let mut sizes = Vec::new();
+    for metric in [Metric::L2, Metric::Ip] {
+        for dtype in CentroidDtype::ALL {
+            let pq = PqConfig {
+                num_subvectors: 3,
+                bits: 4,
+                init_offset: 2,
+                metric,
+            };
+            let training = TrainConfig {
+                iterations: 2,
+                start: Start::Sampled,
+                centroids: dtype,
+                ..TrainConfig::default()
+            };
+            // Among them some that f16 has no number for.
+            let mut data = Fill::usual(7).floats(2 * tokens * 12);
+            data[2 * 12..]
+                .iter_mut()
+                .step_by(97)
+                .for_each(|x| *x *= 1e5);
+            let keys = Keys::new(&data, [1, 2, tokens, 12]).map_err(fail)?;
+            let capacity = tokens + appended;
+            let trained = KeyIndex::train_on(&device.backend, &pq, &training, keys, capacity)
+                .map_err(fail)?;
+            prop_assert_eq!(trained.centroid_dtype(), dtype);
+            let expected = |&c: &f32| match dtype {
+                CentroidDtype::F16 => f16::from_f32(c).to_f32() == c && c.is_finite(),
+                CentroidDtype::Bf16 => bf16::from_f32(c).to_f32() == c && c.is_finite(),
+                _ => c.is_finite(),
+            };
+            prop_assert!(trained.centroids().iter().all(expected));
+
+            // The codes are those that the rounded centroids give.
+            let mut parts = trained.to_parts();
+            (parts.num_codes, parts.codes) = (0, Vec::new());
+            let mut again = KeyIndex::from_parts(parts, capacity).map_err(fail)?;
+            let quantised = keys.copy_tokens(2..tokens);
+            let quantised = Keys::new(&quantised, [1, 2, tokens - 2, 12]).map_err(fail)?;
+            again.append(quantised).map_err(fail)?;
+            check_same(
+                "rounded",
+                &trained.to_parts().codes,
+                &again.to_parts().codes,
+            )?;
+
+            let file = tempfile::NamedTempFile::new().map_err(fail)?;
+            trained.save(file.path()).map_err(fail)?;
+            sizes.push(std::fs::metadata(file.path()).map_err(fail)?.len());
+            let loaded = KeyIndex::load(file.path(), Some(capacity)).map_err(fail)?;
+            prop_assert!(loaded == trained, "{:?}: a file changes the index", dtype);
+
+            let new_keys = Fill::usual(8).floats(2 * appended * 12);
+            let new_keys = Keys::new(&new_keys, [1, 2, appended, 12]).map_err(fail)?;
+            let queries = Fill::usual(9).floats(4 * 12);
+            let queries = Queries::new(&queries, [1, 4, 1, 12]).map_err(fail)?;
+            let select = SelectConfig {
+                sink: 2,
+                window: 5,
+                heavy: 9,
+                ..SelectConfig::default()
+            };
+            let grown = |backend: &Backend| -> keysieve::Result<_> {
+                let mut selector = Selector::new(backend, loaded.clone(), select, 4, 1)?;
+                selector.append(new_keys)?;
+                selector.select(queries)?;
+                Ok((selector.to_index()?, selector.selection().clone()))
+            };
+            let (on_device, on_cpu) = (grown(&device.backend), grown(&Backend::Cpu));
+            prop_assert!(on_device.map_err(fail)? == on_cpu.map_err(fail)?);
+        }
+    }
+    // Two heads, 3 sub-vectors, 16 centroids of 4 components, two bytes less each.
+    let less = 2 * 3 * 16 * 4 * 2;
+    for sizes in sizes.chunks(3) {
+        prop_assert!(sizes[0] > sizes[1] + less - 64 && sizes[0] > sizes[2] + less - 64);
+    }
+    // What is no such number is none.
+    let parts = KeyIndex::train(
+        &PqConfig {
+            num_subvectors: 1,
+            bits: 1,
+            init_offset: 0,
+            metric: Metric::L2,
+        },
+        &TrainConfig::default(),
+        Keys::new(&[0.1, 0.3], [1, 1, 2, 1]).map_err(fail)?,
+        2,
+    );
+    let mut index = parts.map_err(fail)?;
+    let refused = index.set_centroid_dtype(CentroidDtype::F16);
+    let is_named =
+        matches!(refused, Err(Error::Invalid { argument, .. }) if argument == "centroids");
+    prop_assert!(is_named);
+    prop_assert_eq!(index.centroid_dtype(), CentroidDtype::F32);
     Ok(())
 }

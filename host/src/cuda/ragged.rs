@@ -53,6 +53,8 @@ pub struct RaggedStep {
     turn: Turn,
     /// Sequences whose parameters on the device may not be the host's.
     is_stale: bool,
+    /// Keys and queries of a step are on the device.
+    is_uploaded: bool,
     /// Lists of a step are on the device, and whole.
     is_listed: bool,
     /// The sequences of that step.
@@ -123,6 +125,7 @@ impl RaggedStep {
             no_seq_lens: Buffer::new(0)?,
             turn: Turn::of(stream.as_inner())?,
             is_stale: true,
+            is_uploaded: false,
             is_listed: false,
             listed: batch.sequences.clone(),
             arriving: batch.selection(),
@@ -278,8 +281,10 @@ impl RaggedStep {
         self.batch.check_append(&new_keys, appends)?;
         self.batch.check_queries(&queries)?;
         self.enter_own_stream()?;
+        self.is_uploaded = false;
         self.new_keys.write(0, new_keys.data, &self.stream)?;
         self.queries.write(0, queries.data, &self.stream)?;
+        self.is_uploaded = true;
         Ok(())
     }
 
@@ -296,6 +301,7 @@ impl RaggedStep {
     pub(crate) fn append(&mut self, keys: Keys<'_>, appends: &[bool]) -> Result<()> {
         self.batch.check_append(&keys, appends)?;
         self.enter_own_stream()?;
+        self.is_uploaded = false;
         self.is_stale = true;
         self.new_keys.write(0, keys.data, &self.stream)?;
         self.write_params(appends)?;
@@ -309,6 +315,7 @@ impl RaggedStep {
     pub(crate) fn select(&mut self, queries: Queries<'_>, selection: &mut Selection) -> Result<()> {
         self.batch.check_queries(&queries)?;
         self.enter_own_stream()?;
+        self.is_uploaded = false;
         self.is_listed = false;
         if self.is_stale {
             let params = self.batch.sequences.iter().copied();
@@ -330,16 +337,32 @@ impl RaggedStep {
         selection: &mut Selection,
     ) -> Result<()> {
         self.upload(keys, appends, queries)?;
-        let stream = self.stream.as_inner();
-        // SAFETY: the step's own stream; inputs are uploaded. Should the lists not arrive, the keys are appended
-        // all the same: they are seen by `seq_len`, and so are they taken back.
-        unsafe { self.replay_on(appends, stream)? };
+        self.replay(appends)?;
+        // Should the lists not arrive, the keys are taken back: what failed has changed nothing.
         self.read(selection).inspect_err(|_| {
             for (sequence, &appends) in self.batch.sequences.iter_mut().zip(appends) {
                 sequence.seq_len -= u32::from(appends);
             }
             self.is_stale = true;
         })
+    }
+
+    /// [`RaggedStep::replay_on`] on the step's own stream, on what was uploaded last: keys and queries stay for
+    /// later steps until an append or a select takes their place.
+    ///
+    /// # Errors
+    /// As there; [`Error::Invalid`] when nothing is uploaded.
+    pub fn replay(&mut self, appends: &[bool]) -> Result<()> {
+        if !self.is_uploaded {
+            return Err(Error::invalid(
+                "step",
+                "no keys and queries on the device",
+                "an upload before a step",
+            ));
+        }
+        let stream = self.stream.as_inner();
+        // SAFETY: the step's own stream; the inputs are uploaded.
+        unsafe { self.replay_on(appends, stream) }
     }
 
     /// Enqueues a step on a stream of the caller's: a key for each sequence that `appends` names, then lists for

@@ -298,7 +298,7 @@ impl Step {
         let m = self.shape.num_subvectors as usize;
         let num_codes = self.seq_len - self.origin.config().init_offset;
         let code_stride = self.shape.code_capacity as usize * m;
-        let mut index = KeyIndex::from_parts(
+        let index = KeyIndex::from_parts(
             IndexParts {
                 config: *self.origin.config(),
                 batch: self.batch,
@@ -314,8 +314,7 @@ impl Step {
             },
             self.origin.capacity(),
         )?;
-        index.set_training_error(self.origin.training_error())?;
-        Ok(index)
+        Ok(index.with_provenance(self.origin.provenance()))
     }
 
     /// Brings the context's length to the sequences, which fused steps leave as they are.

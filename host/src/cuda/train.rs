@@ -1,6 +1,7 @@
 //! Training on the GPU, from keys that lie in device memory.
 
 use cust::stream::{Stream, StreamFlags};
+use gpu_kernels::codebook::half_norm;
 use gpu_kernels::kernel::In;
 use gpu_kernels::kmeans::{
     self, ALL_FINITE, KMeansAssign, KMeansShape, KMeansStart, KMeansSurvey, KMeansUpdate, TILE,
@@ -14,9 +15,9 @@ use super::error::OrDriverError;
 use super::keys::DeviceKeys;
 use super::launch::{Grid, MAX_GRID_Y, launch};
 use crate::codebook_start::sampled;
-use crate::config::{PqConfig, Start, TrainConfig};
+use crate::config::{CentroidDtype, PqConfig, Start, TrainConfig};
 use crate::error::{Error, Result};
-use crate::index::{Augmentation, IndexParts, KeyIndex, check_training};
+use crate::index::{Augmentation, IndexParts, KeyIndex, Provenance, check_training};
 
 /// Bytes that training may take beside keys, centroids and codes.
 const WORKING_BYTES: usize = 60 << 20;
@@ -72,7 +73,7 @@ pub(crate) unsafe fn train_from(
     // Nothing may still work on the caller's keys, and buffers go only then.
     let waited = work.stream.synchronize().or_driver_error();
     result.and(waited)?;
-    work.index(config, capacity)
+    work.index(config, capacity, training.centroids)
 }
 
 /// Buffers and launches of one training.
@@ -166,7 +167,31 @@ impl<'a> Work<'a> {
             }
             first += problems;
         }
+        self.round(training.centroids)?;
         self.assign(0, self.problems(), true)
+    }
+
+    /// Rounds the centroids, by way of the host.
+    fn round(&mut self, dtype: CentroidDtype) -> Result<()> {
+        if dtype == CentroidDtype::F32 {
+            return Ok(());
+        }
+        let mut centroids = self.centroids.to_vec(&self.stream)?;
+        centroids
+            .iter_mut()
+            .for_each(|value| *value = dtype.round(*value));
+        let components = self.components.to_vec(&self.stream)?;
+        let sub_dim = self.shape.sub_dim as usize;
+        let half_norms: Vec<f32> = centroids
+            .chunks_exact(sub_dim)
+            .enumerate()
+            .map(|(i, centroid)| match components.get(i) {
+                None => half_norm(centroid),
+                Some(&component) => half_norm(&[centroid, &[component]].concat()),
+            })
+            .collect();
+        self.centroids.write(0, &centroids, &self.stream)?;
+        self.half_norms.write(0, &half_norms, &self.stream)
     }
 
     /// The first component that is not finite as an error, and the phis.
@@ -307,7 +332,12 @@ impl<'a> Work<'a> {
     }
 
     /// What was trained, on the host.
-    fn index(&self, config: &PqConfig, capacity: usize) -> Result<KeyIndex> {
+    fn index(
+        &self,
+        config: &PqConfig,
+        capacity: usize,
+        centroid_dtype: CentroidDtype,
+    ) -> Result<KeyIndex> {
         let augmentation = match config.is_augmented() {
             false => None,
             true => Some(Augmentation {
@@ -325,7 +355,7 @@ impl<'a> Work<'a> {
             augmentation,
             codes: self.codes.to_vec(&self.stream)?,
         };
-        let mut index = KeyIndex::from_parts(parts, capacity)?;
+        let index = KeyIndex::from_parts(parts, capacity)?;
         let (arrays, num_points) = (
             (&self.centroids, &self.codes),
             self.shape.num_points as usize,
@@ -341,8 +371,10 @@ impl<'a> Work<'a> {
                 (0, num_points),
             )?
         };
-        index.set_training_error((!error.is_nan()).then_some(error))?;
-        Ok(index)
+        Ok(index.with_provenance(Provenance {
+            training_error: (!error.is_nan()).then_some(error),
+            centroid_dtype,
+        }))
     }
 }
 

@@ -109,6 +109,11 @@ impl Tensor<'_> {
         }
     }
 
+    /// Its type.
+    pub(super) fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
     /// The values of an f16, bf16 or f32 tensor; the wider type holds all of them exactly.
     pub(super) fn floats(&self) -> Result<Vec<f32>> {
         let pairs = || self.data.as_chunks::<2>().0.iter();
@@ -176,7 +181,7 @@ macro_rules! element {
     )*};
 }
 
-element! { f32, F32; i32, I32; u8, U8; }
+element! { f32, F32; half::f16, F16; half::bf16, BF16; i32, I32; u8, U8; }
 
 /// The header of a file to be written: sorted names, so that the same content gives the same bytes.
 #[derive(Default)]

@@ -2,14 +2,18 @@
 
 use std::path::Path;
 
-use super::archive::{Archive, Header, write_all};
-use crate::config::{MAX_TOKENS, Metric, PqConfig};
+use half::{bf16, f16};
+use safetensors::Dtype;
+
+use super::archive::{Archive, Element, Header, write_all};
+use crate::config::{CentroidDtype, MAX_TOKENS, Metric, PqConfig};
 use crate::error::{Error, Result};
 use crate::index::{Augmentation, IndexParts, KeyIndex};
 
 /// What errors call an index file.
 const ARGUMENT: &str = "index";
-/// Names of the tensors that an index with the metric `ip` has beside the others.
+/// Names of tensors; the last two an index with the metric `ip` has beside the others.
+const CENTROIDS: &str = "centroids";
 const PHIS: &str = "phis";
 const COMPONENTS: &str = "augmented_components";
 /// Metadata of an index that knows how well its codebooks fit what they were trained on.
@@ -36,10 +40,12 @@ impl KeyIndex {
             metadata.push((TRAINING_ERROR, error.to_string()));
         }
         let mut header = Header::new(metadata);
-        header.tensor::<f32>(
-            "centroids",
-            &[batch, heads, m, config.num_centroids(), sub_dim],
-        );
+        let shape = [batch, heads, m, config.num_centroids(), sub_dim];
+        match self.centroid_dtype() {
+            CentroidDtype::F32 => header.tensor::<f32>(CENTROIDS, &shape),
+            CentroidDtype::F16 => header.tensor::<f16>(CENTROIDS, &shape),
+            CentroidDtype::Bf16 => header.tensor::<bf16>(CENTROIDS, &shape),
+        }
         if parts.augmentation.is_some() {
             header.tensor::<f32>(PHIS, &[batch, heads, m]);
             header.tensor::<f32>(COMPONENTS, &[batch, heads, m, config.num_centroids()]);
@@ -47,7 +53,17 @@ impl KeyIndex {
         header.tensor::<u8>("codes", &[batch, heads, parts.num_codes, m]);
         super::write_whole(ARGUMENT, path, |writer| {
             header.write_to(writer)?;
-            write_all(writer, &parts.centroids)?;
+            // Each is a number of its type.
+            let centroids = parts.centroids.iter();
+            match self.centroid_dtype() {
+                CentroidDtype::F32 => write_all(writer, &parts.centroids)?,
+                CentroidDtype::F16 => centroids
+                    .map(|&value| f16::from_f32(value))
+                    .try_for_each(|value| value.write_to(writer))?,
+                CentroidDtype::Bf16 => centroids
+                    .map(|&value| bf16::from_f32(value))
+                    .try_for_each(|value| value.write_to(writer))?,
+            }
             if let Some(Augmentation { phis, components }) = &parts.augmentation {
                 write_all(writer, phis)?;
                 write_all(writer, components)?;
@@ -85,6 +101,12 @@ impl KeyIndex {
         };
         let mut index = Self::from_parts(parts, capacity.unwrap_or(seq_len)).map_err(in_file)?;
         index.set_training_error(training_error).map_err(in_file)?;
+        let dtype = match archive.tensor(CENTROIDS)?.dtype() {
+            Dtype::F16 => CentroidDtype::F16,
+            Dtype::BF16 => CentroidDtype::Bf16,
+            _ => CentroidDtype::F32,
+        };
+        index.set_centroid_dtype(dtype).map_err(in_file)?;
         Ok(index)
     }
 }
@@ -96,7 +118,7 @@ fn read_parts(archive: &Archive<'_>) -> Result<IndexParts> {
         init_offset: number(archive, "init_offset")?,
         metric: Metric::from_name(archive.metadata("metric")?).map_err(in_file)?,
     };
-    let centroids = archive.tensor("centroids")?;
+    let centroids = archive.tensor(CENTROIDS)?;
     let [batch, heads, m, num_centroids, sub_dim] =
         centroids.dims("[batch, num_kv_heads, m, 2^bits, sub_dim], none of them 0")?;
     // Elements of a tensor in memory are fewer than 2^63, so the product fits.
@@ -109,7 +131,7 @@ fn read_parts(archive: &Archive<'_>) -> Result<IndexParts> {
             config.num_centroids()
         )));
     }
-    let values = centroids.f32s()?;
+    let values = centroids.floats()?;
     if let Some(at) = values.iter().position(|value| !value.is_finite()) {
         let (row, component) = (at / sub_dim, at % sub_dim);
         let (row, centroid) = (row / num_centroids, row % num_centroids);

@@ -87,7 +87,7 @@ impl KeyIndex {
     /// The mean quantisation error of the keys that the codebooks were trained on; `None` for an index of parts, or of
     /// a file that does not say.
     pub fn training_error(&self) -> Option<f64> {
-        self.training_error
+        self.provenance.training_error
     }
 
     /// Says what the codebooks' training error was, for an index made of parts.
@@ -102,7 +102,7 @@ impl KeyIndex {
                 "a number from 0 on",
             )),
             _ => {
-                self.training_error = error;
+                self.provenance.training_error = error;
                 Ok(())
             }
         }
@@ -128,7 +128,10 @@ impl KeyIndex {
 
     /// The drift of keys with that mean error.
     pub(crate) fn drift_of(&self, error: f64) -> Option<f64> {
-        let training_error = self.training_error.filter(|&error| error > 0.0)?;
+        let training_error = self
+            .provenance
+            .training_error
+            .filter(|&error| error > 0.0)?;
         Some(error / training_error)
     }
 }

@@ -4,7 +4,7 @@ mod drift;
 mod training;
 
 pub(crate) use self::training::check_training;
-use crate::config::{MAX_TOKENS, PqConfig};
+use crate::config::{CentroidDtype, MAX_TOKENS, PqConfig};
 use crate::cpu::{self, centroid_lanes::CentroidLanes, codes::Encoder, simd::Simd};
 use crate::error::{Error, Result};
 use crate::tensor::Keys;
@@ -29,8 +29,16 @@ pub struct KeyIndex {
     augmented_lanes: Vec<CentroidLanes>,
     simd: Simd,
     codes: Vec<u8>,
-    /// The mean quantisation error of the keys that the codebooks were trained on, if it is known.
-    training_error: Option<f64>,
+    provenance: Provenance,
+}
+
+/// What is known of how the codebooks were trained.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Provenance {
+    /// The mean quantisation error of the keys that they were trained on.
+    pub(crate) training_error: Option<f64>,
+    /// What the centroids are rounded to.
+    pub(crate) centroid_dtype: CentroidDtype,
 }
 
 /// What the metric `ip` adds to a codebook: see [`gpu_kernels::codebook`].
@@ -163,7 +171,7 @@ impl KeyIndex {
             augmented_lanes,
             simd,
             codes,
-            training_error: None,
+            provenance: Provenance::default(),
         };
         index.grow(capacity);
         Ok(index)
@@ -311,6 +319,38 @@ impl KeyIndex {
     /// `[batch, num_kv_heads, m, 2^bits, sub_dim]`.
     pub fn centroids(&self) -> &[f32] {
         &self.centroids
+    }
+
+    /// The type that the centroids are rounded to, and that a file stores them in.
+    pub fn centroid_dtype(&self) -> CentroidDtype {
+        self.provenance.centroid_dtype
+    }
+
+    /// Says that the centroids, which came in parts, are numbers of that type. What augments them stays f32.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for one that is not.
+    pub fn set_centroid_dtype(&mut self, dtype: CentroidDtype) -> Result<()> {
+        let rounded = |&&value: &&f32| dtype.round(value).to_bits() == value.to_bits();
+        match self.centroids.iter().find(|value| !rounded(value)) {
+            None => {
+                self.provenance.centroid_dtype = dtype;
+                Ok(())
+            }
+            Some(value) => {
+                let expected = format!("numbers of {dtype:?}");
+                Err(Error::invalid("centroids", value, expected))
+            }
+        }
+    }
+
+    pub(crate) fn provenance(&self) -> Provenance {
+        self.provenance
+    }
+
+    /// The same codebooks as those that this is known of.
+    pub(crate) fn with_provenance(self, provenance: Provenance) -> Self {
+        KeyIndex { provenance, ..self }
     }
 
     /// What the metric `ip` adds to the centroids.

@@ -1,6 +1,6 @@
 //! Training of an index, on either backend.
 
-use super::{IndexParts, KeyIndex, MAX_GROUPS, check_capacity, check_same};
+use super::{IndexParts, KeyIndex, MAX_GROUPS, Provenance, check_capacity, check_same};
 use crate::backend::Backend;
 use crate::config::{PqConfig, TrainConfig};
 use crate::cpu::{self, simd::Simd};
@@ -117,8 +117,12 @@ impl KeyIndex {
         keys.check_finite()?;
 
         let first = earlier.map(KeyIndex::search_lanes);
-        let (centroids, augmentation) =
+        let (mut centroids, augmentation) =
             cpu::codebook::train(simd, config, training, keys, first, progress);
+        let dtype = training.centroids;
+        centroids
+            .iter_mut()
+            .for_each(|value| *value = dtype.round(*value));
         let mut index = Self::from_parts(
             IndexParts {
                 config: *config,
@@ -139,7 +143,10 @@ impl KeyIndex {
             ..keys
         })?;
         let error = index.quantisation_error(keys, 0, config.init_offset)?;
-        index.training_error = (!error.is_nan()).then_some(error);
+        index.provenance = Provenance {
+            training_error: (!error.is_nan()).then_some(error),
+            centroid_dtype: dtype,
+        };
         Ok(index)
     }
 }

@@ -4,7 +4,7 @@ use gpu_kernels::step::{SequenceParams, StepShape};
 
 use super::config::{RaggedConfig, SequenceConfig};
 use crate::error::{Error, Result};
-use crate::index::{IndexParts, KeyIndex};
+use crate::index::{IndexParts, KeyIndex, Provenance};
 use crate::selection::{Indices, Selection};
 use crate::selector::{Extent, shape_of};
 use crate::tensor::{Keys, Queries};
@@ -26,8 +26,8 @@ pub(crate) struct Batch {
     owners: Vec<Option<usize>>,
     /// Centroids of each sequence, without codes.
     origins: Vec<Option<IndexParts>>,
-    /// The training error of each sequence's codebooks, if it is known.
-    training_errors: Vec<Option<f64>>,
+    /// What is known of each sequence's codebooks.
+    provenances: Vec<Provenance>,
 }
 
 impl Batch {
@@ -59,7 +59,7 @@ impl Batch {
             num_pages: vec![0; config.batch],
             owners: vec![None; num_code_pages],
             origins: vec![None; config.batch],
-            training_errors: vec![None; config.batch],
+            provenances: vec![Provenance::default(); config.batch],
         })
     }
 
@@ -322,7 +322,7 @@ impl Batch {
             augmentation: index.augmentation().cloned(),
             codes: Vec::new(),
         });
-        self.training_errors[slot] = index.training_error();
+        self.provenances[slot] = index.provenance();
         self.take_pages(slot, pages);
     }
 
@@ -488,8 +488,7 @@ impl Batch {
             codes: of_slot,
             ..parts.clone()
         };
-        let mut index = KeyIndex::from_parts(parts, self.config.capacity)?;
-        index.set_training_error(self.training_errors[slot])?;
-        Ok(index)
+        let index = KeyIndex::from_parts(parts, self.config.capacity)?;
+        Ok(index.with_provenance(self.provenances[slot]))
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! rows      each shape: checked, then timed
+//! algorithm training, prefill, and steps that are not dense
 //! reference what else the reference shape is held to: a cold cache, the host's share
 //! report    one table, and JSON
 //! ```
 
+mod algorithm;
 mod reference;
 mod report;
 mod rows;
@@ -57,6 +59,8 @@ pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
         }
         made = Some((shape.clone(), index));
     }
+    drop(made);
+    let parts = algorithm::measure(&SHAPES[0], args.seed, &device, &progress)?;
     let suite = Suite {
         device: device.name().to_owned(),
         driver_version: device.driver_version(),
@@ -70,6 +74,7 @@ pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
         runs: args.runs,
         rows,
         reference: reference.expect("the reference is the first of the shapes"),
+        parts,
     };
     cli::report::give(&suite.text(), args.json.as_deref(), &suite.json())
 }

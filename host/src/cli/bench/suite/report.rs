@@ -5,6 +5,7 @@ use std::fmt::{self, Write};
 use keysieve::cuda::{Footprint, Variant};
 use serde_json::{Value, json};
 
+use super::algorithm::Part;
 use super::reference::{
     COLD_TARGET, COPIES, ISSUE_TARGET_US, LAUNCHES_TARGET, Reference, WAITED_TARGET_US,
 };
@@ -34,6 +35,8 @@ pub(super) struct Suite {
     /// The reference first.
     pub(super) rows: Vec<Row>,
     pub(super) reference: Reference,
+    /// Training, prefill, and steps that are not dense.
+    pub(super) parts: Vec<Part>,
 }
 
 /// A figure of the reference shape beside what it is held to.
@@ -114,6 +117,20 @@ impl Suite {
                 held.meaning,
             )?;
         }
+        for part in &self.parts {
+            let (target, ratio) = match part.target_us {
+                None => ("-".to_owned(), "-".to_owned()),
+                Some(target) => (
+                    format!("{target:.1}"),
+                    format!("{:.2}", part.measured.median / target),
+                ),
+            };
+            writeln!(
+                text,
+                "{:20} {:>12} {target:>9} {:>9.2} {ratio:>6}   {}",
+                part.name, "us", part.measured.median, part.meaning,
+            )?;
+        }
         writeln!(
             text,
             "\nus a step: GPU time of {REPLAYS} graph replays in a row, divided; single us: of one replay, \
@@ -172,6 +189,7 @@ impl Suite {
                 "meaning": held.meaning,
             })
         });
+        let parts: Vec<_> = self.parts.iter().map(part_json).collect();
         let rows: Vec<_> = self.rows.iter().map(|row| self.row_json(row)).collect();
         json!({
             "machine": {
@@ -198,6 +216,7 @@ impl Suite {
                 "replay_wait_us": self.reference.waited,
                 "replay_issue_us": self.rows[0].issue,
             },
+            "parts": parts,
         })
     }
 
@@ -229,10 +248,20 @@ impl Suite {
     }
 }
 
+fn part_json(part: &Part) -> Value {
+    json!({
+        "name": part.name,
+        "target_us": part.target_us,
+        "measured_us": part.measured,
+        "meaning": part.meaning,
+    })
+}
+
 fn checked() -> String {
     format!(
         "{} steps of every shape: codes, lists and weights on the CPU equal those of a plain loop, and \
-         those on the GPU, by graph and by launches, equal the CPU's; copies equal the first",
+         those on the GPU, by graph and by launches, equal the CPU's; copies equal the first; \
+         prefill's codes and the lists of other steps equal the CPU's, training's error is within 0.1 % of it",
         check::STEPS
     )
 }
@@ -285,6 +314,12 @@ mod tests {
                 cold: Stats::of(&[45.0]),
                 waited: Stats::of(&[24.0]),
             },
+            parts: vec![Part {
+                name: "train-m2-b6".into(),
+                measured: Stats::of(&[9e3]),
+                target_us: Some(6e3),
+                meaning: "a part",
+            }],
         }
     }
 
@@ -338,6 +373,8 @@ mod tests {
             assert_eq!(row["footprint"]["registers"], 77);
         }
         assert_eq!(value["reference"]["held_to"].as_array().unwrap().len(), 4);
+        assert_eq!(value["parts"][0]["measured_us"]["median"], 9e3);
+        assert!(suite.text().contains("9000.00   1.50   a part"));
         assert_eq!(value["machine"]["gpu"], "a GPU");
         assert_eq!(value["date"], "2026-01-31");
         assert_eq!(value["driver_version"], "12.8");
