@@ -43,6 +43,8 @@ class TrainConfig:
     tolerance: float = 0.0
     """A codebook is done when the squared shifts of its centroids are at most so many times their
     squares; 0: when nothing moves."""
+    centroids: str = "float32"
+    """"float32", or "float16" or "bfloat16", which centroids are rounded to when they are trained."""
 
     def __post_init__(self) -> None:
         _native.check_config("train", self)

@@ -1,6 +1,6 @@
 //! The dataclasses of `keysieve._configs`, as the library has them.
 
-use keysieve::{Aggregation, Metric, PqConfig, SelectConfig, Start, TrainConfig};
+use keysieve::{Aggregation, CentroidDtype, Metric, PqConfig, SelectConfig, Start, TrainConfig};
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyString};
@@ -73,6 +73,15 @@ pub(crate) fn train_config(object: &Bound<'_, PyAny>, on_cuda: bool) -> PyResult
             }
         },
     };
+    let centroids = match text(object, "centroids")?.as_str() {
+        "float32" => CentroidDtype::F32,
+        "float16" => CentroidDtype::F16,
+        "bfloat16" => CentroidDtype::Bf16,
+        other => {
+            let expected = "float32, float16 or bfloat16";
+            return Err(Class::InvalidArgument.error("centroids", other, expected));
+        }
+    };
     let tolerance = object.getattr("tolerance")?;
     let tolerance = tolerance.extract::<f32>().map_err(|_| {
         let got = tolerance.get_type().to_string();
@@ -83,6 +92,7 @@ pub(crate) fn train_config(object: &Bound<'_, PyAny>, on_cuda: bool) -> PyResult
         seed: number(object, "seed")? as u64,
         start,
         tolerance,
+        centroids,
     };
     config.validate().map_err(raised)?;
     Ok(config)

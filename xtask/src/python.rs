@@ -32,6 +32,8 @@ pub(crate) fn run() -> Result<()> {
         .args(["-m", "pytest", "-q", "-p", "no:cacheprovider"])
         .current_dir(package.join("tests"))
         .env("PYTHONPATH", &dir)
+        // Where the simulated driver is.
+        .env("CARGO_TARGET_DIR", workspace::target_dir())
         .env("PYTHONDONTWRITEBYTECODE", "1");
     workspace::run(&mut pytest)
 }
