@@ -254,6 +254,7 @@ def test_configurations():
         (keysieve.TrainConfig, {"start": "anywhere"}, "start"),
         (keysieve.TrainConfig, {"tolerance": -1.0}, "tolerance"),
         (keysieve.TrainConfig, {"tolerance": "none"}, "tolerance"),
+        (keysieve.TrainConfig, {"centroids": "int8"}, "centroids"),
         (keysieve.SelectConfig, {"heavy": 5000}, "heavy"),
         (keysieve.SelectConfig, {"sink": True}, "sink"),
         (keysieve.SelectConfig, {"causal": 1}, "causal"),
