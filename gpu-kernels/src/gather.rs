@@ -32,10 +32,14 @@ impl GatherShape {
 }
 
 kernel! {
-    /// Writes `gathered` `[len]`, the components of `source` in row-major order.
+    /// Writes `gathered` `[len]` and `other_gathered` `[other_shape.len]`, the components of `source` and `other` in
+    /// row-major order. Where `other_shape.len` is 0 there is no other.
     ///
     /// Grid: (blocks).
-    pub fn gather as Gather(source: In<u8>, gathered: Out<f32>, shape: GatherShape);
+    pub fn gather as Gather(
+        source: In<u8>, gathered: Out<f32>, other: In<u8>, other_gathered: Out<f32>,
+        shape: GatherShape, other_shape: GatherShape,
+    );
     threads = 256; barriers = 0; shuffles = 0;
     {
         use crate::device::thread;
@@ -45,6 +49,15 @@ kernel! {
         while i < shape.len {
             // SAFETY: i < len, so the component is the array's, and each thread has its own.
             unsafe { gathered.set(i as usize, component(source, shape.dtype, shape.element(i))) };
+            i += thread::grid_dim_x() * thread::block_dim_x();
+        }
+        let mut i = i - shape.len;
+        while i < other_shape.len {
+            // SAFETY: as above.
+            unsafe {
+                let value = component(other, other_shape.dtype, other_shape.element(i));
+                other_gathered.set(i as usize, value);
+            }
             i += thread::grid_dim_x() * thread::block_dim_x();
         }
     }

@@ -38,7 +38,12 @@ def main(arguments=None):
         keys.index_copy_(2, place, new_key)
         return sparse_attention(query, keys, values, index.step(new_key, query))
 
-    index.select(query)  # makes what a step needs
+    # A capture can't allocate what a first call does: one of each before, on a side stream, as torch advises.
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        sparse_attention(query, keys, values, index.select(query))
+    torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         output = step()

@@ -268,8 +268,8 @@ fn indexes_of_other_programs_are_checked() {
             "codes .. I8 .. U8",
         ),
         (
-            index(&good, of_dtype(Dtype::F16, &[1, 2, 2, 8, 4]), fitting()),
-            "centroids .. F16",
+            index(&good, of_dtype(Dtype::F64, &[1, 2, 2, 8, 4]), fitting()),
+            "centroids .. F64",
         ),
         (
             index(&good, f32s(&[1, 2, 2, 4, 4], number), fitting()),

@@ -154,7 +154,7 @@ impl Step {
         let captured = unsafe { self.pass_to_caller(stream)? };
         self.on(captured, |step, captured| {
             // SAFETY: the caller's.
-            unsafe { step.gather(queries, &step.queries)? };
+            unsafe { step.gather((queries, &step.queries), None)? };
             if captured {
                 return step.enqueue_lists();
             }
@@ -184,9 +184,7 @@ impl Step {
         let captured = unsafe { self.pass_to_caller(stream)? };
         self.on(captured, |step, captured| {
             // SAFETY: the caller's.
-            unsafe { step.gather(new_keys, &step.new_keys)? };
-            // SAFETY: the caller's.
-            unsafe { step.gather(queries, &step.queries)? };
+            unsafe { step.gather((new_keys, &step.new_keys), Some((queries, &step.queries)))? };
             match captured {
                 true => step.enqueue_step(&mut |_| Ok(())),
                 false => step.step_once(|step| step.enqueue_step(&mut |_| Ok(()))),
@@ -230,8 +228,9 @@ impl Step {
             let mut done = 0;
             while done < tokens {
                 let now = self.new_keys_room.min(tokens - done);
+                let keys = keys.slice(done..done + now);
                 // SAFETY: the caller's.
-                unsafe { self.gather(&keys.slice(done..done + now), &self.new_keys)? };
+                unsafe { self.gather((&keys, &self.new_keys), None)? };
                 self.enqueue_codes(done, now)?;
                 done += now;
             }
@@ -341,25 +340,44 @@ impl Step {
         }
     }
 
-    unsafe fn gather(&self, array: &DeviceArray, to: &Buffer<f32>) -> Result<()> {
-        let len: usize = array.shape.iter().product();
-        assert!(len <= to.len());
+    /// Brings one array together, or two by the same launch.
+    unsafe fn gather(
+        &self,
+        (array, to): (&DeviceArray, &Buffer<f32>),
+        other: Option<(&DeviceArray, &Buffer<f32>)>,
+    ) -> Result<()> {
+        let shape = gather_shape(array);
+        assert!(shape.len as usize <= to.len());
+        let (other_array, other_to) = other.unwrap_or((array, to));
+        let mut other_shape = gather_shape(other_array);
+        assert!(other_shape.len as usize <= other_to.len());
+        if other.is_none() {
+            other_shape.len = 0;
+        }
         let args = Gather {
             source: In::from_address(array.address),
             gathered: to.output(),
-            shape: GatherShape {
-                strides: array.strides.map(|stride| stride as u64),
-                lens: array.shape.map(|len| len as u32),
-                len: len as u32,
-                dtype: match array.dtype {
-                    KeyDtype::F32 => kmeans::F32,
-                    KeyDtype::F16 => kmeans::F16,
-                    KeyDtype::Bf16 => kmeans::BF16,
-                },
-            },
+            other: In::from_address(other_array.address),
+            other_gathered: other_to.output(),
+            shape,
+            other_shape,
         };
+        let len = (shape.len + other_shape.len) as usize;
         let grid = Grid(len.div_ceil(THREADS).min(MAX_BLOCKS), 1);
-        // SAFETY: the array is the caller's promise, and the buffer is long enough.
+        // SAFETY: the arrays are the caller's promise, and the buffers are long enough.
         unsafe { launch(&self.device, self.turn.stream(), grid, 0, &args) }
+    }
+}
+
+fn gather_shape(array: &DeviceArray) -> GatherShape {
+    GatherShape {
+        strides: array.strides.map(|stride| stride as u64),
+        lens: array.shape.map(|len| len as u32),
+        len: array.shape.iter().product::<usize>() as u32,
+        dtype: match array.dtype {
+            KeyDtype::F32 => kmeans::F32,
+            KeyDtype::F16 => kmeans::F16,
+            KeyDtype::Bf16 => kmeans::BF16,
+        },
     }
 }

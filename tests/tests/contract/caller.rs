@@ -183,7 +183,7 @@ fn captured(
     enqueue: impl FnOnce() -> keysieve::Result<()>,
 ) -> Result<Captured, TestCaseError> {
     let ok = |code| assert_eq!(code, sys::CUresult::CUDA_SUCCESS);
-    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
+    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
     let mut graph = Captured(ptr::null_mut(), ptr::null_mut());
     // SAFETY: the stream is alive, the out-pointers are valid.
     unsafe {

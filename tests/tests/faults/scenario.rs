@@ -427,13 +427,17 @@ impl Mirror {
         self.grown -= 1;
         let index = self.selector.to_index().expect("the CPU has no driver");
         let capacity = index.capacity();
+        let training_error = index.training_error();
         let mut parts = index.to_parts();
         let stride = parts.num_codes * PQ.num_subvectors;
         parts.num_codes -= 1;
         let groups = parts.codes.chunks(stride);
         let kept = groups.flat_map(|codes| &codes[..stride - PQ.num_subvectors]);
         parts.codes = kept.copied().collect();
-        let index = KeyIndex::from_parts(parts, capacity).expect("one token less");
+        let mut index = KeyIndex::from_parts(parts, capacity).expect("one token less");
+        index
+            .set_training_error(training_error)
+            .expect("it was one");
         let selector = Selector::new(&Backend::Cpu, index, SELECT, QO_HEADS, 1);
         self.selector = selector.expect("the CPU has no driver");
     }
