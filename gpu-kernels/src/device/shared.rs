@@ -133,20 +133,6 @@ impl<T: Word> SharedArray<T> {
         };
     }
 
-    /// Writes words `i` and `i + 1`.
-    ///
-    /// # Safety
-    /// As [`SharedArray::set`] for both; the array starts at an even word and `i` is even.
-    #[inline(always)]
-    pub unsafe fn set2(self, i: u32, values: [T; 2]) {
-        let [a, b] = values.map(T::to_bits);
-        // SAFETY: the caller promises two words at an aligned place that are this thread's.
-        unsafe {
-            asm!("st.shared.v2.b32 [{}], {{{}, {}}};", in(reg32) self.address + 4 * i, in(reg32) a,
-                 in(reg32) b, options(nostack, preserves_flags))
-        };
-    }
-
     /// Words `i` and `i + 1`.
     ///
     /// # Safety

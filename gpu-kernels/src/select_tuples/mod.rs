@@ -374,7 +374,8 @@ mod counts {
         WARP as ONE,
     };
 
-    // table: two barriers, two shuffles an entry, and a minimum and a maximum.
+    // table: centroids staged, by either kind of block, and the table; two shuffles an entry, and a minimum and
+    // a maximum.
     const TABLE_BARRIERS: u32 = 3 * SYNC_THREADS;
     const TABLE_WARP: u32 = 4 * ONE;
     // cut: the histogram, the bin's choice, the list of its tuples; then a rank or, in a loop, a sum.

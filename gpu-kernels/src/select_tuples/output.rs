@@ -271,7 +271,7 @@ unsafe fn write_weights(
         taken | below(regions.sink_end, position) | window
     };
     let row_at = place.row as usize * shape.weights_stride as usize;
-    // SAFETY: the byte is this thread's, and so are the weights of its keys.
+    // SAFETY: the word is this thread's, and so are the weights of its keys.
     unsafe {
         let mut changed = was_listed ^ now;
         if changed != 0 {
@@ -280,8 +280,8 @@ unsafe fn write_weights(
         while changed != 0 {
             let i = changed.trailing_zeros();
             changed &= changed - 1;
-            let wsixteen = if now >> i & 1 == 1 { LISTED } else { 0.0 };
-            weights.set(row_at + (position + i) as usize, wsixteen);
+            let weight = if now >> i & 1 == 1 { LISTED } else { 0.0 };
+            weights.set(row_at + (position + i) as usize, weight);
         }
     }
 }

@@ -80,16 +80,14 @@ class _Settings:
 _settings_of: dict = {}
 
 
-def _settings(
-    sink_size, window_size, heavy_size, pq_group_factor, pq_bits, kmeans_iter, init_offset, metric
-) -> _Settings:
-    """Made and checked once for each set of arguments."""
-    key = (
-        sink_size, window_size, heavy_size, pq_group_factor, pq_bits, kmeans_iter, init_offset, metric,
-    )
+def _settings(key: tuple) -> _Settings:
+    """Made and checked once for each set of arguments, in the order of ``indexer_first``."""
     found = _settings_of.get(key)
     if found is not None:
         return found
+    (
+        sink_size, window_size, heavy_size, pq_group_factor, pq_bits, kmeans_iter, init_offset, metric,
+    ) = key
     if metric not in _METRICS:
         raise InvalidArgument.of("metric", repr(metric), "'euclidean' or 'ip'")
     made = _Settings(
@@ -169,7 +167,7 @@ def indexer_next(
             lists = cache._engine.step(query, key, weight_list_dtype, sk)
             if lists is not None:
                 return Step(*lists, pq_centroids, pq_codebook, pq_ip2l2_phi)
-    settings = _settings(*key_tuple)
+    settings = _settings(key_tuple)
     _check(query, key)
     b, h, _, d = query.shape
     sk = key.shape[2]
@@ -177,6 +175,10 @@ def indexer_next(
         lists = _arrays.everything(query, b, h, sk, weight_list_dtype)
         return Step(*lists, pq_centroids, pq_codebook, pq_ip2l2_phi)
 
+    # Of an index that is made here.
+    capacity = sk + keysieve._index.SPARE_TOKENS
+    if cache is not None:
+        capacity = max(sk, cache.capacity or capacity)
     index = None
     if cache is not None and cache.index is not None:
         if cache._settings != key_tuple:
@@ -185,16 +187,10 @@ def indexer_next(
     elif pq_centroids is not None:
         if pq_codebook is None:
             raise InvalidArgument.of("pq_codebook", "None", "codes, as there are centroids")
-        capacity = sk + keysieve._index.SPARE_TOKENS
-        if cache is not None:
-            capacity = max(sk, cache.capacity or capacity)
         index = _arrays.index(
             settings, pq_centroids, pq_codebook, pq_ip2l2_phi, capacity, _arrays.device(key)
         )
     if index is None:
-        capacity = sk + keysieve._index.SPARE_TOKENS
-        if cache is not None:
-            capacity = max(sk, cache.capacity or capacity)
         index = keysieve.KeyIndex(
             settings.pq, settings.select, training=settings.training, device=_arrays.device(key)
         )

@@ -193,6 +193,23 @@ pub fn fail(reason: impl ToString) -> TestCaseError {
     TestCaseError::fail(reason.to_string())
 }
 
+/// Whether a call fails with an error that names that argument.
+#[track_caller]
+pub fn names<T>(argument: &str, result: keysieve::Result<T>) -> TestCaseResult {
+    let place = std::panic::Location::caller();
+    match result {
+        Err(Error::Invalid {
+            argument: named, ..
+        }) if named.contains(argument) => Ok(()),
+        Err(other) => Err(fail(format!(
+            "{place}: expected {argument} to be named, got: {other}"
+        ))),
+        Ok(_) => Err(fail(format!(
+            "{place}: expected an error that names {argument}, got none"
+        ))),
+    }
+}
+
 /// The shape as the backends are told it.
 pub fn step_shape(shape: &Shape) -> StepShape {
     StepShape {

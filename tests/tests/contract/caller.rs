@@ -12,6 +12,7 @@ use keysieve_tests::strategies::Fill;
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestCaseResult};
 
+use crate::graph::one_of_each_kind;
 use crate::whole::Whole;
 
 /// Components of `[a, b, c, d]` in device memory in another type and order of the axes, every second element of the
@@ -69,11 +70,7 @@ pub(crate) fn a_callers_arrays_and_stream(device: &Device) -> TestCaseResult {
     };
     let spare = 40;
     let mut selector = whole.selector(&device.backend, spare)?;
-    let step = selector.cuda_step().ok_or_else(|| fail("no GPU step"))?;
-    let mut variants = step.variants();
-    variants.reverse();
-    variants.dedup_by_key(|variant| std::mem::discriminant(variant));
-    for (n, variant) in variants.into_iter().enumerate() {
+    for (n, variant) in one_of_each_kind(&mut selector)?.into_iter().enumerate() {
         let stream = Stream::new(StreamFlags::NON_BLOCKING, None).map_err(fail)?;
         let other = Stream::new(StreamFlags::NON_BLOCKING, None).map_err(fail)?;
         let mut expected = whole.selector(&Backend::Cpu, spare)?;

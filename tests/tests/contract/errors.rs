@@ -4,28 +4,11 @@ use keysieve::{
     Augmentation, Error, IndexParts, KeyIndex, Keys, Metric, PqConfig, Queries, SelectConfig,
     Selector, TrainConfig,
 };
-use keysieve_tests::device::{Device, fail};
+use keysieve_tests::device::{Device, fail, names};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
 use crate::whole::Whole;
-
-/// Whether the error names that argument.
-#[track_caller]
-fn names<T>(argument: &str, result: keysieve::Result<T>) -> TestCaseResult {
-    let place = std::panic::Location::caller();
-    match result {
-        Err(Error::Invalid {
-            argument: named, ..
-        }) if named.contains(argument) => Ok(()),
-        Err(other) => Err(fail(format!(
-            "{place}: expected {argument} to be named, got: {other}"
-        ))),
-        Ok(_) => Err(fail(format!(
-            "{place}: expected an error that names {argument}, got none"
-        ))),
-    }
-}
 
 /// 8: calls of a selector that fail leave index, length and last selection as they were.
 pub(crate) fn bad_calls(device: &Device) -> TestCaseResult {

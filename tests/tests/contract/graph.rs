@@ -4,12 +4,12 @@ use std::ffi::c_void;
 
 use cust::stream::{Stream, StreamFlags};
 use cust::sys;
-use keysieve::cuda::DeviceBuffers;
-use keysieve::{Backend, Error, Keys, Queries, SelectConfig, Selection};
+use keysieve::cuda::{DeviceBuffers, Variant};
+use keysieve::{Backend, Error, Keys, Queries, SelectConfig, Selection, Selector};
 use keysieve_tests::device::{Device, fail};
 use keysieve_tests::strategies::Fill;
 use proptest::prelude::*;
-use proptest::test_runner::TestCaseResult;
+use proptest::test_runner::{TestCaseError, TestCaseResult};
 
 use crate::whole::Whole;
 
@@ -95,6 +95,18 @@ fn enqueue_upload(to: u64, data: &[f32], stream: &Stream) {
     assert_eq!(code, sys::CUresult::CUDA_SUCCESS);
 }
 
+/// A variant of each kind, the one with the most blocks of a row: the others differ in their grids alone.
+pub(crate) fn one_of_each_kind(selector: &mut Selector) -> Result<Vec<Variant>, TestCaseError> {
+    let step = selector.cuda_step().ok_or_else(|| fail("no GPU step"))?;
+    let mut variants = step.variants();
+    variants.reverse();
+    variants.dedup_by_key(|variant| std::mem::discriminant(variant));
+    if variants.len() != 3 {
+        return Err(fail(format!("{variants:?} are not of three kinds")));
+    }
+    Ok(variants)
+}
+
 /// 7, on the GPU: replays on two streams of the caller's by turns, nobody waiting in between, and every
 /// other call behind a replay on one of them, give what the CPU gives in every kind of variant.
 pub(crate) fn replays_on_streams_by_turns(device: &Device) -> TestCaseResult {
@@ -111,12 +123,7 @@ pub(crate) fn replays_on_streams_by_turns(device: &Device) -> TestCaseResult {
     let spare = 4 * ROUNDS as usize + 4;
     let rows = 2 * 4;
     let mut replayed = whole.selector(&device.backend, spare)?;
-    let step = replayed.cuda_step().ok_or_else(|| fail("no GPU step"))?;
-    // One of each kind, the one with the most blocks of a row: the others differ in their grids alone.
-    let mut variants = step.variants();
-    variants.reverse();
-    variants.dedup_by_key(|variant| std::mem::discriminant(variant));
-    prop_assert_eq!(variants.len(), 3);
+    let variants = one_of_each_kind(&mut replayed)?;
     let stream = || Stream::new(StreamFlags::NON_BLOCKING, None).map_err(fail);
     for variant in variants {
         let mut stepped = whole.selector(&Backend::Cpu, spare)?;
@@ -227,14 +234,7 @@ pub(crate) fn four_streams_at_once(device: &Device) -> TestCaseResult {
     let mut selectors = (0..4)
         .map(|_| whole.selector(&device.backend, REPLAYS))
         .collect::<Result<Vec<_>, _>>()?;
-    let mut variants = selectors[0]
-        .cuda_step()
-        .ok_or_else(|| fail("no GPU step"))?
-        .variants();
-    variants.reverse();
-    variants.dedup_by_key(|variant| std::mem::discriminant(variant));
-    prop_assert_eq!(variants.len(), 3);
-    for variant in variants {
+    for variant in one_of_each_kind(&mut selectors[0])? {
         let mut lanes = Vec::new();
         for selector in &mut selectors {
             let step = selector.cuda_step().ok_or_else(|| fail("no GPU step"))?;

@@ -4,7 +4,7 @@ use keysieve::{
     Backend, Error, IndexConfig, IndexParts, KeyIndex, Keys, Metric, Paging, PqConfig, Queries,
     RaggedConfig, RaggedSelector, Result, SelectConfig, SequenceConfig,
 };
-use keysieve_tests::device::{Device, fail};
+use keysieve_tests::device::{Device, fail, names};
 use keysieve_tests::strategies::Fill;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
@@ -69,23 +69,6 @@ fn index(num_codes: usize, change: impl FnOnce(&mut IndexParts)) -> Result<KeyIn
     parts.codes = Fill::usual(2).codes(len, parts.config.bits);
     let seq_len = parts.config.init_offset + num_codes;
     KeyIndex::from_parts(parts, seq_len)
-}
-
-/// Whether the error names that argument.
-#[track_caller]
-fn names<T>(argument: &str, result: Result<T>) -> TestCaseResult {
-    let place = std::panic::Location::caller();
-    match result {
-        Err(Error::Invalid {
-            argument: named, ..
-        }) if named.contains(argument) => Ok(()),
-        Err(other) => Err(fail(format!(
-            "{place}: expected {argument} to be named, got: {other}"
-        ))),
-        Ok(_) => Err(fail(format!(
-            "{place}: expected an error that names {argument}, got none"
-        ))),
-    }
 }
 
 /// Sequences in slots 0 and 2, with room in their pages for 4 and 15 tokens more.
