@@ -21,6 +21,18 @@ pub fn opaque(value: u32) -> u32 {
     result
 }
 
+/// At the beginning of a loop's body: the assembler must not unroll it, whose registers are few.
+#[inline(always)]
+pub fn no_unroll() {
+    // SAFETY: no instruction.
+    unsafe {
+        core::arch::asm!(
+            ".pragma \"nounroll\";",
+            options(nomem, nostack, preserves_flags)
+        )
+    };
+}
+
 /// Threads of a block.
 #[inline(always)]
 pub fn block_dim_x() -> u32 {

@@ -119,16 +119,33 @@ impl KMeansShape {
 #[cfg(target_arch = "nvptx64")]
 #[inline(always)]
 pub(crate) unsafe fn component(keys: crate::kernel::In<u8>, dtype: u32, at: u64) -> f32 {
+    // SAFETY: the caller's.
+    unsafe {
+        match dtype {
+            F32 => component_of::<F32>(keys, at),
+            F16 => component_of::<F16>(keys, at),
+            _ => component_of::<BF16>(keys, at),
+        }
+    }
+}
+
+/// [`component`] of a type that is known beforehand.
+///
+/// # Safety
+/// As there.
+#[cfg(target_arch = "nvptx64")]
+#[inline(always)]
+pub(crate) unsafe fn component_of<const DTYPE: u32>(keys: crate::kernel::In<u8>, at: u64) -> f32 {
     use crate::device::float::f16_to_f32;
 
     let at = at as usize;
     // SAFETY: the caller's.
     unsafe {
-        if dtype == F32 {
+        if DTYPE == F32 {
             return keys.as_ptr().cast::<f32>().add(at).read();
         }
         let bits = keys.as_ptr().cast::<u16>().add(at).read();
-        if dtype == F16 {
+        if DTYPE == F16 {
             f16_to_f32(bits)
         } else {
             f32::from_bits(u32::from(bits) << 16)

@@ -4,9 +4,9 @@ use super::KMeansShape;
 use crate::kernel::{In, Out};
 
 /// Threads of a block.
-const THREADS: u32 = 256;
-/// Words of a block's shared memory: counts, their reciprocals, then 64 bits for each thread.
-pub const UPDATE_WORDS: u32 = 256 + 2 * 256 + 2 * THREADS;
+const THREADS: u32 = 1024;
+/// Words of a block's shared memory: counts, their reciprocals, then twice 64 bits for each thread.
+pub const UPDATE_WORDS: u32 = 256 + 2 * 256 + 4 * THREADS;
 
 kernel! {
     /// Moves every centroid to the mean of its points, and every centroid without points to one of those farthest from
@@ -19,9 +19,12 @@ kernel! {
         centroids: Out<f32>, components: Out<f32>, half_norms: Out<f32>, is_done: Out<u32>,
         tolerance: f32, shape: KMeansShape,
     );
-    threads = THREADS; barriers = 6 * crate::collectives::SYNC_THREADS; shuffles = 0;
-    min_blocks = 4; cluster = 0; cluster_barriers = 0;
+    threads = THREADS; barriers = 7 * crate::collectives::SYNC_THREADS; shuffles = 0;
+    min_blocks = 1; cluster = 0; cluster_barriers = 0;
     {
+        /// Loads of a thread that are under way at once.
+        const LOADS: usize = 4;
+
         use super::{TILE, component};
         use crate::codebook::augmented_component;
         use crate::device::shared::dynamic_shared_mem;
@@ -74,9 +77,17 @@ kernel! {
                     let mut sum = 0.0f64;
                     let mut block = 0;
                     while block < shape.num_blocks {
-                        let of_block = (part + block as usize) * shape.sums_len() as usize;
-                        sum += sums.get(of_block + at as usize);
-                        block += 1;
+                        let of_blocks: [f64; LOADS] = core::array::from_fn(|k| {
+                            let block = (block + k as u32).min(shape.num_blocks - 1);
+                            let of_block = (part + block as usize) * shape.sums_len() as usize;
+                            sums.get(of_block + at as usize)
+                        });
+                        for k in 0..LOADS {
+                            if block + (k as u32) < shape.num_blocks {
+                                sum += of_blocks[k];
+                            }
+                        }
+                        block += LOADS as u32;
                     }
                     after = (sum * reciprocals.get_f64(code)) as f32;
                     place.set(0, after);
@@ -86,28 +97,33 @@ kernel! {
                 norm += f64::from(after) * f64::from(after);
                 at += THREADS;
             }
-            // In the same order whatever the schedule; how much is kept apart, as both sums take the same words.
+            // In the same order whatever the schedule: a warp's worth of threads each add up every 32nd, then one all.
+            let (shifts, norms) = (words, dynamic_shared_mem::<u32>(256 + 2 * 256 + 2 * THREADS));
+            shifts.set_f64(t, shift);
+            norms.set_f64(t, norm);
+            sync_threads();
+            let mut num = THREADS / 32;
+            let mut step = 32;
             let mut goes_on = false;
-            let mut turn = 0;
-            let mut total_shift = 0.0f64;
-            while turn < thread::opaque(2) {
-                words.set_f64(t, if turn == 0 { shift } else { norm });
-                sync_threads();
-                if t == 0 {
-                    let mut sum = 0.0f64;
-                    let mut other = 0;
-                    while other < THREADS {
-                        sum += words.get_f64(other);
-                        other += 1;
-                    }
-                    if turn == 0 {
-                        total_shift = sum;
-                    } else {
-                        goes_on = total_shift > f64::from(tolerance) * sum;
+            while num > thread::opaque(0) {
+                // First 32 threads with 32 words each, then one with the 32 sums.
+                let (mut shift, mut norm) = (0.0f64, 0.0f64);
+                if t < step {
+                    let mut i = 0;
+                    while i < num {
+                        shift += shifts.get_f64(t + i * step);
+                        norm += norms.get_f64(t + i * step);
+                        i += 1;
                     }
                 }
                 sync_threads();
-                turn += 1;
+                if t < step {
+                    shifts.set_f64(t, shift);
+                    norms.set_f64(t, norm);
+                    goes_on = shift > f64::from(tolerance) * norm;
+                }
+                sync_threads();
+                (num, step) = if step == 32 { (32, 1) } else { (0, 1) };
             }
 
             let num_candidates = (shape.num_blocks * TILE) as usize;
@@ -168,9 +184,16 @@ kernel! {
                 let mut norm = 0.0;
                 let mut i = 0;
                 while i < sub_dim {
-                    let c = centroids.get(centroid_at(t) + i as usize);
-                    norm = fma(c, c, norm);
-                    i += 1;
+                    let at = centroid_at(t);
+                    let cs: [f32; LOADS] = core::array::from_fn(|k| {
+                        centroids.get(at + (i + k as u32).min(sub_dim - 1) as usize)
+                    });
+                    for k in 0..LOADS {
+                        if i + (k as u32) < sub_dim {
+                            norm = fma(cs[k], cs[k], norm);
+                        }
+                    }
+                    i += LOADS as u32;
                 }
                 if shape.is_augmented != 0 {
                     let c = components.get(first_centroid + t as usize);
