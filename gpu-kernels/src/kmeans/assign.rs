@@ -30,7 +30,7 @@ pub mod layout {
     pub const POINTS: u32 = 0;
     /// Centroids, `[chunk, component, centroid]`: all of them, or a slice of one chunk.
     pub const CENTROIDS: u32 = POINTS + SLICE * POINT_STRIDE;
-    /// What the affinities begin with, and 0 behind the last centroid.
+    /// What the affinities begin with, and negative infinity behind the last centroid.
     pub const MINUS_HALF_NORMS: u32 = CENTROIDS + SLICE * CENTROID_STRIDE;
     /// The component that augments each centroid, and 0 behind the last.
     pub const COMPONENTS: u32 = MINUS_HALF_NORMS + MAX_CENTROIDS;
@@ -83,7 +83,10 @@ unsafe fn stage<const N: usize>(
         while done < thread::opaque(columns) {
             thread::no_unroll();
             let first = first_column + done;
-            let column = |k: usize| first + (k as u32 & !3) + ((k as u32 + lane / 8) & 3);
+            let column = |k: usize| {
+                let place = first + k as u32;
+                place & !3 | (place + lane / 8) & 3
+            };
             let loaded: [f32; N] = core::array::from_fn(|k| load(column(k), component));
             for k in 0..N {
                 // SAFETY: the caller's.
@@ -113,8 +116,8 @@ kernel! {
         is_done: In<u32>, sums: Out<f64>, counts: Out<u32>, farthest: Out<u64>, codes: Out<u8>,
         encodes: u32, sums_are_shared: u32, first_code: u32, code_capacity: u32, shape: KMeansShape,
     );
-    threads = 256; barriers = 3 * 9 * crate::collectives::SYNC_THREADS;
-    shuffles = 3 * 4 * crate::collectives::WARP;
+    threads = 256; barriers = 3 * 10 * crate::collectives::SYNC_THREADS;
+    shuffles = 3 * 8 * crate::collectives::WARP;
     min_blocks = 2; cluster = 0; cluster_barriers = 0;
     {
         use super::{BF16, F16, F32};
@@ -197,7 +200,11 @@ unsafe fn assign<const DTYPE: u32>(
         let sums_words = if is_shared { 2 * shape.sums_len() } else { 0 };
         let shared_counts = dynamic_shared_mem::<u32>(layout::SUMS + sums_words);
         let part = (local_problem * shape.num_blocks + block) as usize;
-        let global_sums = sums.from(part * shape.sums_len() as usize);
+        // What follows is found anew where it is used: kept, it would take registers from the affinities.
+        let global_sums = || {
+            let part = thread::opaque(part as u32) as usize;
+            sums.from(part * shape.sums_len() as usize)
+        };
         let first_centroid = (problem << shape.bits) as usize;
 
         if sums_wanted {
@@ -206,7 +213,7 @@ unsafe fn assign<const DTYPE: u32>(
                 if is_shared {
                     shared_sums.set_f64(i, 0.0);
                 } else {
-                    global_sums.set(i as usize, 0.0);
+                    global_sums().set(i as usize, 0.0);
                 }
                 i += 256;
             }
@@ -214,7 +221,7 @@ unsafe fn assign<const DTYPE: u32>(
                 shared_counts.set(t, 0);
             }
         }
-        let (mut half_norm, mut c) = (0.0, 0.0);
+        let (mut half_norm, mut c) = (f32::INFINITY, 0.0);
         if t < num_centroids {
             half_norm = half_norms.get(first_centroid + t as usize);
             if shape.is_augmented != 0 {
@@ -229,7 +236,6 @@ unsafe fn assign<const DTYPE: u32>(
         let points_at = 4 * (t % 8 + 8 * (warp % 4));
         let share = t / 8 % 4 + 4 * (warp / 4);
         let centroids_at = 4 * share;
-        let first_element = shape.first_element(problem);
         let mut farthest_rank = 0;
 
         macro_rules! stage_points {
@@ -276,7 +282,8 @@ unsafe fn assign<const DTYPE: u32>(
         while tile < end_tile {
             let first_point = tile * TILE;
             let num_points = TILE.min(shape.num_points - first_point);
-            let tile_element = first_element + u64::from(first_point) * shape.token_stride;
+            let tile_element = shape.first_element(thread::opaque(problem))
+                + u64::from(first_point) * shape.token_stride;
             if points_stay {
                 sync_threads();
                 stage_points!(16, (tile_element, num_points), 0, sub_dim);
@@ -302,10 +309,10 @@ unsafe fn assign<const DTYPE: u32>(
                     if !points_stay || !centroids_stay {
                         sync_threads();
                         if !points_stay {
-                            stage_points!(4, (tile_element, num_points), first, len);
+                            stage_points!(2, (tile_element, num_points), first, len);
                         }
                         if !centroids_stay {
-                            stage_centroids!(4, 0, chunk, first, len);
+                            stage_centroids!(2, 0, chunk, first, len);
                         }
                         sync_threads();
                     }
@@ -367,30 +374,25 @@ unsafe fn assign<const DTYPE: u32>(
                     }
                 }
 
-                let is_whole = chunk + CHUNK <= num_centroids;
                 for p in 0..4 {
                     for q in 0..8 {
-                        let other = chunk + centroids_at + (q as u32 % 4) + 32 * (q as u32 / 4);
-                        if is_whole || other < num_centroids {
-                            let larger = largest[p].max(sums[p][q]);
-                            if larger != largest[p] {
-                                indices[p] = other;
-                            }
-                            largest[p] = larger;
+                        let larger = largest[p].max(sums[p][q]);
+                        if larger != largest[p] {
+                            indices[p] =
+                                chunk + centroids_at + (q as u32 % 4) + 32 * (q as u32 / 4);
                         }
+                        largest[p] = larger;
                     }
                 }
                 chunk += CHUNK;
             }
             let found_at = thread::opaque(share) * TILE + points_at;
             for p in 0..4 {
-                let index = if largest[p].is_nan() {
-                    centroids_at
-                } else {
-                    indices[p]
-                };
-                let nearest = if index < num_centroids {
-                    Nearest::new(largest[p], index)
+                // What lies behind the last centroid is nearest only where all others are NaN.
+                let nearest = if !largest[p].is_nan() && indices[p] < num_centroids {
+                    Nearest::new(largest[p], indices[p])
+                } else if centroids_at < num_centroids {
+                    Nearest::new(f32::NAN, centroids_at)
                 } else {
                     Nearest::NONE
                 };
@@ -412,6 +414,7 @@ unsafe fn assign<const DTYPE: u32>(
                 tile_codes.set(t, code);
                 let point = first_point + t;
                 if t < num_points && sums_wanted {
+                    shared_counts.atomic_add(code, 1);
                     let affinity = score_of_key((nearest.to_bits() >> 32) as u32);
                     let distance = 2.0 * (0.5 * norm - affinity);
                     if distance > 0.0 {
@@ -434,34 +437,60 @@ unsafe fn assign<const DTYPE: u32>(
 
             if sums_wanted {
                 sync_threads();
-                // A warp adds up the points of every eighth centroid in their order, a lane every 32nd component.
+                // A warp adds up the points of every eighth centroid in their order. Where a point is short, half of
+                // the warp does so for every sixteenth.
+                let are_in_shared = points_stay && is_shared;
+                let groups = if are_in_shared && point_dim <= 16 {
+                    2
+                } else {
+                    1
+                };
                 let lane = thread::opaque(lane);
-                let mut mine = [0u32; 4];
-                macro_rules! vote {
-                    ($k:literal) => {
-                        let code = tile_codes.get(32 * $k + lane);
-                        mine[$k] = warp::ballot(code != u32::MAX && code % 8 == warp);
+                let lists = dynamic_shared_mem::<u32>(layout::NEAREST + warp * 2 * TILE);
+                let mut lens = [0u32; 2];
+                macro_rules! list {
+                    ($quarter:literal, $group:literal) => {
+                        let point = 32 * $quarter + lane;
+                        let code = tile_codes.get(point);
+                        let class = code & (8 * groups - 1);
+                        let is_mine =
+                            code != u32::MAX && $group < groups && class == warp * groups + $group;
+                        let mine = warp::ballot(is_mine);
+                        if is_mine {
+                            let before = (mine & ((1 << lane) - 1)).count_ones();
+                            lists.set($group * TILE + lens[$group] + before, code << 8 | point);
+                        }
+                        lens[$group] += mine.count_ones();
                     };
                 }
-                vote!(0);
-                vote!(1);
-                vote!(2);
-                vote!(3);
-                let mut quarter = 0;
-                while quarter < 4 {
-                    // A quarter after the other, with one loop for all.
-                    let mut rest = mine[0];
-                    mine = [mine[1], mine[2], mine[3], 0];
-                    while rest != 0 {
-                        let point = 32 * quarter + rest.trailing_zeros();
-                        rest &= rest - 1;
-                        let code = tile_codes.get(point);
+                list!(0, 0);
+                list!(0, 1);
+                list!(1, 0);
+                list!(1, 1);
+                list!(2, 0);
+                list!(2, 1);
+                list!(3, 0);
+                list!(3, 1);
+                sync_threads();
+                if are_in_shared {
+                    let lanes = 32 / groups;
+                    let (group, i) = (lane / lanes, lane % lanes);
+                    let list = dynamic_shared_mem(layout::NEAREST + (2 * warp + group) * TILE);
+                    let len = if group == 0 { lens[0] } else { lens[1] };
+                    if point_dim <= 32 {
+                        add_points::<1>(shape, list, len, i);
+                    } else {
+                        add_points::<2>(shape, list, len, i);
+                    }
+                } else {
+                    let mut k = 0;
+                    while k < lens[0] {
+                        let entry = lists.get(k);
+                        let (code, point) = (entry >> 8, entry & 0xff);
                         let mut i = lane;
                         while i < point_dim {
                             let x = if i == sub_dim {
                                 augmented.get(point)
-                            } else if points_stay {
-                                points.get(i * POINT_STRIDE + point)
                             } else {
                                 let at = tile_element
                                     + u64::from(point) * shape.token_stride
@@ -474,15 +503,13 @@ unsafe fn assign<const DTYPE: u32>(
                                 shared_sums.set_f64(at, sum);
                             } else {
                                 let at = at as usize;
-                                global_sums.set(at, global_sums.get(at) + f64::from(x));
+                                let sum = global_sums().get(at) + f64::from(x);
+                                global_sums().set(at, sum);
                             }
                             i += 32;
                         }
-                        if lane == 0 {
-                            shared_counts.set(code, shared_counts.get(code) + 1);
-                        }
+                        k += 1;
                     }
-                    quarter += 1;
                 }
             }
             tile += 1;
@@ -492,7 +519,7 @@ unsafe fn assign<const DTYPE: u32>(
             sync_threads();
             let mut i = t;
             while is_shared && i < shape.sums_len() {
-                global_sums.set(i as usize, shared_sums.get_f64(i));
+                global_sums().set(i as usize, shared_sums.get_f64(i));
                 i += 256;
             }
             if t < num_centroids {
@@ -505,5 +532,72 @@ unsafe fn assign<const DTYPE: u32>(
                 farthest.set(part * TILE as usize + t as usize, farthest_rank);
             }
         }
+    }
+}
+
+/// Adds the points of a list to the sums of their centroids: `W` components of this lane at a time, the first `i` and
+/// each 32 further.
+///
+/// An entry of the list is a code, then 8 bits of the point. Two points at a time: the second's sum is read before
+/// the first's is written, so where both have one code it goes on from there.
+///
+/// # Safety
+/// The tile's points, the list of `len` and all sums are in shared memory, and no other lane has these components of these
+/// centroids.
+#[cfg(target_arch = "nvptx64")]
+#[inline(always)]
+unsafe fn add_points<const W: usize>(
+    shape: &KMeansShape,
+    list: crate::device::shared::SharedArray<u32>,
+    len: u32,
+    i: u32,
+) {
+    use crate::device::shared::dynamic_shared_mem;
+
+    let point_dim = shape.point_dim();
+    let sums = dynamic_shared_mem::<u32>(layout::SUMS);
+    let mut i = i;
+    while i < point_dim {
+        let places: [u32; W] = core::array::from_fn(|w| {
+            let i = i + 32 * w as u32;
+            if i == shape.sub_dim {
+                layout::AUGMENTED
+            } else {
+                layout::POINTS + i * POINT_STRIDE
+            }
+        });
+        let mut k = 0;
+        // SAFETY: the caller's; the list has an even number of words.
+        unsafe {
+            let mut next = list.get2(0);
+            while k < len {
+                let [entry, other] = next;
+                k += 2;
+                next = list.get2(if k < len { k } else { 0 });
+                let is_pair = k <= len;
+                let other = if is_pair { other } else { entry };
+                for w in 0..W {
+                    let i = i + 32 * w as u32;
+                    if w == 0 || i < point_dim {
+                        let points = dynamic_shared_mem::<f32>(places[w]);
+                        let x = points.get(entry & 0xff);
+                        // Negative zero changes no sum.
+                        let y = if is_pair {
+                            points.get(other & 0xff)
+                        } else {
+                            -0.0
+                        };
+                        let at = (entry >> 8) * point_dim + i;
+                        let other_at = (other >> 8) * point_dim + i;
+                        let (sum, other_sum) = (sums.get_f64(at), sums.get_f64(other_at));
+                        let sum = sum + f64::from(x);
+                        let other_sum = if at == other_at { sum } else { other_sum };
+                        sums.set_f64(at, sum);
+                        sums.set_f64(other_at, other_sum + f64::from(y));
+                    }
+                }
+            }
+        }
+        i += 32 * W as u32;
     }
 }
