@@ -31,6 +31,7 @@ pub const KERNELS: &[KernelInfo] = &[
     indices::Indices::INFO,
     weights::Weights::INFO,
     select::SelectSurvivors::INFO,
+    select::SelectSurvivorsFiltered::INFO,
     select_tuples::SelectTuples::INFO,
     select_tuples::SelectTuplesReference::INFO,
 ];

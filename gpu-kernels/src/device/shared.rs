@@ -204,6 +204,34 @@ impl SharedArray<u32> {
         unsafe { self.set_u64(i, value.to_bits()) };
     }
 
+    /// The byte at `address`, see [`SharedArray::address`].
+    ///
+    /// # Safety
+    /// As [`SharedArray::get`] for its word.
+    #[inline(always)]
+    pub unsafe fn get_u8(self, address: u32) -> u32 {
+        let byte: u32;
+        // SAFETY: the caller promises an initialised byte inside the block's shared memory.
+        unsafe {
+            asm!("ld.shared.u8 {}, [{}];", out(reg32) byte, in(reg32) address,
+                 options(readonly, nostack, preserves_flags))
+        };
+        byte
+    }
+
+    /// Writes half `i % 2` of word `i / 2`.
+    ///
+    /// # Safety
+    /// As [`SharedArray::set`] for the half.
+    #[inline(always)]
+    pub unsafe fn set_u16(self, i: u32, value: u32) {
+        // SAFETY: the caller promises a half word inside the block's shared memory that is this thread's.
+        unsafe {
+            asm!("st.shared.u16 [{}], {};", in(reg32) self.address + 2 * i, in(reg32) value,
+                 options(nostack, preserves_flags))
+        };
+    }
+
     /// Adds to word `i` and returns what it was; several threads may do so at once.
     ///
     /// # Safety

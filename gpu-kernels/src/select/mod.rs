@@ -4,6 +4,8 @@
 //! table      each block builds the whole table, two threads an entry            lut
 //! scan       each block scores its share of the keys and keeps the survivors:   scores
 //!            keys that may still be among the best `heavy_k` of the share
+//! filter     for many codes a key: bounds of all scores, which leave few keys    scores
+//!            to score
 //! survivors  the list of them; when it is long, a histogram of it raises the    top_k
 //!            cut that a key must pass
 //! exchange   blocks leave their survivors in global memory; the one that takes
@@ -20,6 +22,8 @@
 
 #[cfg(target_arch = "nvptx64")]
 mod exchange;
+#[cfg(target_arch = "nvptx64")]
+mod filter;
 #[cfg(target_arch = "nvptx64")]
 mod output;
 #[cfg(target_arch = "nvptx64")]
@@ -42,6 +46,8 @@ pub const MAX_RANKED: u32 = THREADS;
 pub const TABLE_STRIDE: u32 = 256;
 /// Most keys that a block scores at a time.
 pub const MAX_TURN_KEYS: u32 = THREADS * 8;
+/// Words of the filter's table for each four sub-vectors: one a bank for each code.
+pub const DEFICIT_WORDS: u32 = 32 * TABLE_STRIDE;
 /// Keys that share a word of `listed`.
 pub const KEYS_PER_WORD: u32 = 16;
 
@@ -57,6 +63,11 @@ pub struct Plan {
     pub exchange_capacity: u32,
     /// Words of the table, which become the bitmap of the keys taken.
     pub table_words: u32,
+    /// Where the filter's deficits of keys begin, in words behind the list's first; 0 where there is no filter. Before
+    /// them is its table, whose memory becomes the list's.
+    pub deficits_at: u32,
+    /// Words of the deficits.
+    pub deficits_words: u32,
 }
 
 impl Plan {
@@ -64,36 +75,63 @@ impl Plan {
     /// survivors does not fit.
     ///
     /// A block's list has room for its best `heavy` and for whatever it scores at a time, and the row's
-    /// last block has room for all that are left for it.
+    /// last block has room for all that are left for it. With `filters` the scores are bounded first; none where there
+    /// is no room for that, or other than 8 or 16 sub-vectors. With a filter the window must be at least 2.
     pub fn new(
         num_subvectors: u32,
         head_dim: u32,
         heavy: u32,
         num_blocks: u32,
+        code_capacity: u32,
+        filters: bool,
         max_words: u32,
     ) -> Option<Self> {
         /// More than this a block has no use for.
         const LONGEST_LIST: u32 = 1 << 14;
 
         let table_words = num_subvectors * TABLE_STRIDE;
-        let room = max_words.checked_sub(layout::list(table_words))? / 2;
-        let list_capacity = room.min(LONGEST_LIST) / 4 * 4;
+        let room = max_words.checked_sub(layout::list(table_words))?;
+        if filters && !matches!(num_subvectors, 8 | 16) {
+            return None;
+        }
+        // A share begins at a multiple of 16 keys, and ends at one.
+        let share = code_capacity.div_ceil(num_blocks).next_multiple_of(16) + 16;
+        let deficits_words = if filters { share / 2 } else { 0 };
+        let list_capacity = (room.checked_sub(deficits_words)? / 2).min(LONGEST_LIST) / 4 * 4;
         let exchange_capacity = (2 * heavy + 768).min(list_capacity / num_blocks);
+        let deficits_at = if filters {
+            (num_subvectors / 4 * DEFICIT_WORDS).max(2 * list_capacity)
+        } else {
+            0
+        };
         let fits = heavy + MAX_TURN_KEYS <= list_capacity
             && heavy <= exchange_capacity
-            && head_dim <= list_capacity;
+            && head_dim <= list_capacity
+            && deficits_at + deficits_words <= room;
         fits.then_some(Plan {
             num_blocks,
             list_capacity,
             exchange_capacity,
             table_words,
+            deficits_at,
+            deficits_words,
         })
+    }
+
+    /// Whether it is for [`SelectSurvivorsFiltered`].
+    #[inline(always)]
+    pub fn has_filter(&self) -> bool {
+        self.deficits_at != 0
     }
 
     /// Words of shared memory of a block.
     #[inline(always)]
     pub fn shared_words(&self) -> u32 {
-        layout::list(self.table_words) + 2 * self.list_capacity
+        let list = match self.deficits_at {
+            0 => 2 * self.list_capacity,
+            at => at + self.deficits_words,
+        };
+        layout::list(self.table_words) + list
     }
 }
 
@@ -122,92 +160,133 @@ pub mod layout {
     }
 }
 
-kernel! {
-    /// One whole step: appends `new_tokens` (0 or 1) keys a group, advances the lengths, selects.
-    ///
-    /// Grid: `rows * plan.num_blocks` blocks. Dynamic shared memory: [`Plan::shared_words`].
-    /// `code_capacity` is a multiple of 16. With `new_tokens` 1, `window` is at least 1: the new key is
-    /// no candidate of its own step.
-    ///
-    /// `centroids` `[groups, m, 2^bits, sub_dim]`, `half_norms` `[groups, m, 2^bits]`,
-    /// `new_keys` `[groups, 1, head_dim]`, `queries` `[rows, head_dim]`, `seq_lens` `[rows]`,
-    /// `codes` `[groups, code_capacity, m]`, `exchange`
-    /// `[rows, num_blocks, exchange_capacity]`, of which nothing is kept between steps; `tickets`
-    /// `[rows, 1 + num_blocks]`, 0 before the first step; `positions` `[rows, list_stride]`, `lengths`
-    /// `[rows]`, `listed` `[rows, code_capacity / 16]`: bit `i % 16` of word `i / 16` tells whether key
-    /// `i` has a weight since the last step; `weights` `[rows, weights_stride]`.
-    pub fn select_survivors as SelectSurvivors(
-        centroids: In<f32>, half_norms: In<f32>, new_keys: In<f32>, queries: In<f32>,
-        seq_lens: Out<u32>, codes: Out<u8>, exchange: Out<u64>, tickets: Out<u32>,
-        positions: Out<i32>, lengths: Out<i32>, listed: Out<u16>, weights: Out<f32>,
-        new_tokens: u32, plan: Plan, shape: StepShape,
-    );
-    threads = THREADS;
-    barriers = counts::BARRIERS;
-    shuffles = counts::WARP;
-    min_blocks = 1; cluster = 0; cluster_barriers = 0;
-    {
-        use crate::device::thread;
-        use crate::{index_list, weights as weights_stage};
-        use survivors::List;
-
-        // Computed anew for each part: kept from the kernel's beginning to its end, what follows from them
-        // would cost more registers than there are.
-        let place = || Place::new(&plan);
-        // SAFETY: one length for each row, which the row's last block advances when all have read it. All
-        // conditions around barriers are the same in the whole block.
-        unsafe {
-            let seq_len = seq_lens.get_relaxed(place().row as usize) + new_tokens;
-            let regions = || shape.regions(thread::opaque(seq_len));
-            let scan = || scan::Scan::new(&shape, &regions(), &place(), codes);
-            let words =
-                table::build(&shape, place().row, &plan, centroids, queries, || scan().prefetch());
-
-            let list = List::new(&plan);
-            let heavy_k = regions().heavy_k(shape.heavy);
-            let found = scan::Scan::run(scan, &list, &plan, heavy_k, words);
-
-            let (place, regions) = (place(), regions());
-            index_list::write_fixed(
-                &shape, &regions, place.row, place.block, plan.num_blocks, positions, lengths,
+/// Declares a kernel of this step, whose blocks have a filter if `$filters`.
+macro_rules! select_kernel {
+    ($(#[$doc:meta])* $name:ident as $Args:ident, $filters:literal) => {
+        kernel! {
+            $(#[$doc])*
+            ///
+            /// Grid: `rows * plan.num_blocks` blocks. Dynamic shared memory: [`Plan::shared_words`].
+            /// `code_capacity` is a multiple of 16. With `new_tokens` 1, `window` is at least 1: the new key is
+            /// no candidate of its own step.
+            ///
+            /// `centroids` `[groups, m, 2^bits, sub_dim]`, `half_norms` `[groups, m, 2^bits]`,
+            /// `new_keys` `[groups, 1, head_dim]`, `queries` `[rows, head_dim]`, `seq_lens` `[rows]`,
+            /// `codes` `[groups, code_capacity, m]`, `exchange`
+            /// `[rows, num_blocks, exchange_capacity]`, of which nothing is kept between steps; `tickets`
+            /// `[rows, 1 + num_blocks]`, 0 before the first step; `positions` `[rows, list_stride]`, `lengths`
+            /// `[rows]`, `listed` `[rows, code_capacity / 16]`: bit `i % 16` of word `i / 16` tells whether key
+            /// `i` has a weight since the last step; `weights` `[rows, weights_stride]`.
+            pub fn $name as $Args(
+                centroids: In<f32>, half_norms: In<f32>, new_keys: In<f32>, queries: In<f32>,
+                seq_lens: Out<u32>, codes: Out<u8>, exchange: Out<u64>, tickets: Out<u32>,
+                positions: Out<i32>, lengths: Out<i32>, listed: Out<u16>, weights: Out<f32>,
+                new_tokens: u32, plan: Plan, shape: StepShape,
             );
-            weights_stage::write_before_codes(
-                &shape, &regions, place.row, place.block, plan.num_blocks, weights,
-            );
-            if shape.weights_stride != 0 {
-                output::settle(&shape, &regions, &place, listed, weights);
-            }
+            threads = THREADS;
+            barriers = counts::barriers($filters);
+            shuffles = counts::warp($filters);
+            min_blocks = 1; cluster = 0; cluster_barriers = 0;
+            {
+                use crate::device::thread;
+                use crate::{index_list, weights as weights_stage};
+                use survivors::{List, figure, figures};
 
-            let mut ticket = 0;
-            if plan.num_blocks > 1 {
-                exchange::publish(&list, &found, &place, &plan, exchange, tickets);
-                ticket = exchange::take_ticket(&place, tickets);
-            }
-            if ticket == plan.num_blocks - 1 {
-                let found = if plan.num_blocks > 1 {
-                    exchange::gather(&list, &place, &plan, exchange, tickets)
-                } else {
-                    found
-                };
-                let heavy_k = regions.heavy_k(shape.heavy);
-                if !regions.list_all && heavy_k > 0 {
-                    let cut = list.cut(&found, heavy_k);
-                    let regions = shape.regions(thread::opaque(seq_len));
-                    output::write_heavy(
-                        &shape, &regions, &place, &plan, &list, found.count, &cut, positions,
-                        listed, weights,
+                // Computed anew for each part: kept from the kernel's beginning to its end, what follows from them
+                // would cost more registers than there are.
+                let place = || Place::new(&plan);
+                // SAFETY: one length for each row, which the row's last block advances when all have read it. All
+                // conditions around barriers are the same in the whole block.
+                unsafe {
+                    let seq_len = if $filters {
+                        // One thread keeps it while the table is made: there is no register for it.
+                        if thread::thread_idx_x() == 0 {
+                            let seq_len = seq_lens.get_relaxed(place().row as usize);
+                            figures().set(figure::SEQ_LEN, seq_len + new_tokens);
+                        }
+                        table::build(&shape, place().row, &plan, centroids, queries, || [0u32; 4]);
+                        figures().get(figure::SEQ_LEN)
+                    } else {
+                        seq_lens.get_relaxed(place().row as usize) + new_tokens
+                    };
+                    let regions = || shape.regions(thread::opaque(seq_len));
+                    let scan = || scan::Scan::new(&shape, &regions(), &place(), codes);
+                    let words = if $filters {
+                        [0; 4]
+                    } else {
+                        table::build(&shape, place().row, &plan, centroids, queries, || {
+                            scan().prefetch()
+                        })
+                    };
+
+                    let list = List::new(&plan);
+                    let heavy_k = regions().heavy_k(shape.heavy);
+                    let found = if $filters {
+                        let heavy_k = || regions().heavy_k(shape.heavy);
+                        match filter::run(scan, &list, &plan, shape.bits, heavy_k) {
+                            Some(found) => found,
+                            None => {
+                                let words = scan().prefetch();
+                                scan::Scan::run::<$filters>(scan, &list, &plan, heavy_k(), words)
+                            }
+                        }
+                    } else {
+                        scan::Scan::run::<$filters>(scan, &list, &plan, heavy_k, words)
+                    };
+
+                    let (place, regions) = (place(), regions());
+                    index_list::write_fixed(
+                        &shape, &regions, place.row, place.block, plan.num_blocks, positions, lengths,
                     );
+                    weights_stage::write_before_codes(
+                        &shape, &regions, place.row, place.block, plan.num_blocks, weights,
+                    );
+                    if shape.weights_stride != 0 {
+                        output::settle(&shape, &regions, &place, listed, weights);
+                    }
+
+                    let mut ticket = 0;
+                    if plan.num_blocks > 1 {
+                        exchange::publish(&list, &found, &place, &plan, exchange, tickets);
+                        ticket = exchange::take_ticket(&place, tickets);
+                    }
+                    if ticket == plan.num_blocks - 1 {
+                        let found = if plan.num_blocks > 1 {
+                            exchange::gather(&list, &place, &plan, exchange, tickets)
+                        } else {
+                            found
+                        };
+                        let heavy_k = regions.heavy_k(shape.heavy);
+                        if !regions.list_all && heavy_k > 0 {
+                            let cut = list.cut(&found, heavy_k);
+                            let regions = shape.regions(thread::opaque(seq_len));
+                            output::write_heavy(
+                                &shape, &regions, &place, &plan, &list, found.count, &cut, positions,
+                                listed, weights,
+                            );
+                        }
+                        if thread::thread_idx_x() == 0 {
+                            tickets.set_relaxed(place.tickets_at(), 0);
+                            seq_lens.set_relaxed(place.row as usize, seq_len);
+                        }
+                    }
+                    if new_tokens == 1 && ticket == 0 && place.row % shape.rows_per_group() == 0 {
+                        append(&shape, place.row, seq_len - 1, centroids, half_norms, new_keys, codes);
+                    }
                 }
-                if thread::thread_idx_x() == 0 {
-                    tickets.set_relaxed(place.tickets_at(), 0);
-                    seq_lens.set_relaxed(place.row as usize, seq_len);
-                }
-            }
-            if new_tokens == 1 && ticket == 0 && place.row % shape.rows_per_group() == 0 {
-                append(&shape, place.row, seq_len - 1, centroids, half_norms, new_keys, codes);
             }
         }
-    }
+    };
+}
+
+select_kernel! {
+    /// One whole step: appends `new_tokens` (0 or 1) keys a group, advances the lengths, selects.
+    select_survivors as SelectSurvivors, false
+}
+
+select_kernel! {
+    /// [`SelectSurvivors`] for plans that have a filter: 8 or 16 sub-vectors and a `window` of at least 2.
+    select_survivors_filtered as SelectSurvivorsFiltered, true
 }
 
 /// Which part of which row a block has.
@@ -311,8 +390,17 @@ mod counts {
     const CUT_WARP: u32 = HISTOGRAM_WARP + DIGITS_WARP;
     // scan: claims for 4 x 2, 2 x 2, 2, 1 and 1 keys at a time; the clear and two barriers a chunk.
     const SCAN_BARRIERS: u32 = 3 * SYNC_THREADS + TIGHTEN_BARRIERS + COMPACT_BARRIERS;
-    const SCAN_WARP: u32 =
-        4 * claim(2) + 2 * claim(2) + claim(2) + claim(1) + claim(1) + TIGHTEN_WARP + COMPACT_WARP;
+    const SCAN_WARP: u32 = 4 * claim(2) + 2 * claim(2) + claim(2) + claim(1) + claim(1);
+    const FILTERED_SCAN_WARP: u32 = claim(2) + claim(1);
+    // filter: the extremes, the table, the deficits, the smallest of them, the list, its scores, and tightening it; the
+    // extremes' two, the table's rows, two block sums.
+    const FILTER_BARRIERS: u32 = 3 * SYNC_THREADS
+        + INCLUSIVE_SUM_ONCE_BARRIERS
+        + SYNC_THREADS
+        + INCLUSIVE_SUM_BARRIERS
+        + 2 * SYNC_THREADS
+        + TIGHTEN_BARRIERS;
+    const FILTER_WARP: u32 = 2 * ONE + 8 * ONE + 2 * INCLUSIVE_SUM_SHUFFLES + TIGHTEN_WARP;
     // exchange: the counter and the last entry left; the ticket; the last entry gathered.
     const EXCHANGE_BARRIERS: u32 = 2 * SYNC_THREADS + SYNC_THREADS + SYNC_THREADS;
     const EXCHANGE_WARP: u32 = claim(1) + claim(4);
@@ -321,8 +409,24 @@ mod counts {
     const OUTPUT_WARP: u32 = INCLUSIVE_SUM_SHUFFLES;
     const APPEND_WARP: u32 = REDUCE_MAX_U64;
 
-    pub(super) const BARRIERS: u32 =
-        TABLE_BARRIERS + SCAN_BARRIERS + EXCHANGE_BARRIERS + CUT_BARRIERS + OUTPUT_BARRIERS;
-    pub(super) const WARP: u32 =
-        TABLE_WARP + SCAN_WARP + EXCHANGE_WARP + CUT_WARP + OUTPUT_WARP + APPEND_WARP;
+    pub(super) const fn barriers(filters: bool) -> u32 {
+        let filter = if filters { FILTER_BARRIERS } else { 0 };
+        TABLE_BARRIERS + filter + SCAN_BARRIERS + EXCHANGE_BARRIERS + CUT_BARRIERS + OUTPUT_BARRIERS
+    }
+
+    pub(super) const fn warp(filters: bool) -> u32 {
+        let scan = if filters {
+            FILTER_WARP + FILTERED_SCAN_WARP
+        } else {
+            SCAN_WARP
+        };
+        TABLE_WARP
+            + scan
+            + TIGHTEN_WARP
+            + COMPACT_WARP
+            + EXCHANGE_WARP
+            + CUT_WARP
+            + OUTPUT_WARP
+            + APPEND_WARP
+    }
 }

@@ -23,13 +23,13 @@ pub(super) struct Scan {
     codes_at: usize,
     num_subvectors: u32,
     /// The first key of the block's first vector.
-    first_key: u32,
+    pub(super) first_key: u32,
     /// Candidates of the share.
-    start: u32,
-    end: u32,
+    pub(super) start: u32,
+    pub(super) end: u32,
     /// Sixteen codes at a time are those of this many keys; 0: codes are read one by one.
-    keys_per_vector: u32,
-    table: SharedArray<f32>,
+    pub(super) keys_per_vector: u32,
+    pub(super) table: SharedArray<f32>,
 }
 
 impl Scan {
@@ -80,9 +80,19 @@ impl Scan {
     /// # Safety
     /// The share has a candidate; the buffer is as the kernel's documentation says.
     #[inline(always)]
-    unsafe fn load(&self, keys_per_vector: u32, turn: u32) -> [u32; 4] {
+    pub(super) unsafe fn load(&self, keys_per_vector: u32, turn: u32) -> [u32; 4] {
         let key = self.first_key + (turn * THREADS + thread::thread_idx_x()) * keys_per_vector;
         let key = key.min((self.end - 1) / keys_per_vector * keys_per_vector);
+        // SAFETY: the caller's.
+        unsafe { self.load_at(key) }
+    }
+
+    /// The sixteen codes that begin with those of `key`.
+    ///
+    /// # Safety
+    /// As [`Scan::load`]; the key is one of the share that begins a vector.
+    #[inline(always)]
+    pub(super) unsafe fn load_at(&self, key: u32) -> [u32; 4] {
         let at = self.codes_at + key as usize * self.num_subvectors as usize;
         // SAFETY: capacity is a multiple of 16 keys, so the vector is inside it and aligned; it has a
         // candidate, and not the new key.
@@ -98,9 +108,9 @@ impl Scan {
     ///
     /// # Safety
     /// Every thread of the block is here, behind a barrier since the table was built; `words` are the
-    /// prefetched.
+    /// prefetched, and `FILTERS` is the kernel's.
     #[inline(always)]
-    pub(super) unsafe fn run(
+    pub(super) unsafe fn run<const FILTERS: bool>(
         scan: impl Fn() -> Self,
         list: &List,
         plan: &Plan,
@@ -135,7 +145,7 @@ impl Scan {
                 if done == 0 {
                     chunk = chunk.min(first_turns);
                 }
-                words = scan().turns(list, done, chunk, words, found.cut.bound());
+                words = scan().turns::<FILTERS>(list, done, chunk, words, found.cut.bound());
                 done += chunk;
                 thread::sync_threads();
                 let count = figures().get(figure::COUNT);
@@ -167,7 +177,7 @@ impl Scan {
     /// # Safety
     /// As [`Scan::run`]; the list has room for all their keys.
     #[inline(always)]
-    unsafe fn turns(
+    unsafe fn turns<const FILTERS: bool>(
         &self,
         list: &List,
         first: u32,
@@ -177,6 +187,13 @@ impl Scan {
     ) -> [u32; 4] {
         // SAFETY: the caller's; all threads of the block take the same arm.
         unsafe {
+            if FILTERS {
+                return if self.keys_per_vector == 2 {
+                    self.vector_turns::<8, 2>(list, first, num, words, bound)
+                } else {
+                    self.vector_turns::<16, 1>(list, first, num, words, bound)
+                };
+            }
             match self.keys_per_vector {
                 8 => self.vector_turns::<2, 2>(list, first, num, words, bound),
                 4 => self.vector_turns::<4, 2>(list, first, num, words, bound),

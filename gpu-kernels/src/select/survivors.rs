@@ -22,7 +22,7 @@ pub(super) mod figure {
     /// Entries of the boundary bin found so far.
     pub(super) const NUM_RANKED: u32 = 6;
     /// Chosen bin.
-    pub(super) const BIN: u32 = 7;
+    pub(in super::super) const BIN: u32 = 7;
     /// Entries in bins above it.
     pub(super) const ABOVE: u32 = 8;
     /// Entries in it.
@@ -31,6 +31,8 @@ pub(super) mod figure {
     pub(super) const CUT_KEY: u32 = 10;
     /// Its place.
     pub(super) const CUT_PLACE: u32 = 11;
+    /// Tokens of the row, the new one included.
+    pub(in super::super) const SEQ_LEN: u32 = 12;
 }
 
 /// Digits of a rank have this many bits: one for each bin.

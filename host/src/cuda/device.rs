@@ -9,7 +9,7 @@ use cust::sys;
 use gpu_kernels::kernel::KernelArgs;
 use gpu_kernels::kmeans::KMeansAssign;
 use gpu_kernels::scores::Scores;
-use gpu_kernels::select::SelectSurvivors;
+use gpu_kernels::select::{SelectSurvivors, SelectSurvivorsFiltered};
 use gpu_kernels::select_tuples::{SelectTuples, SelectTuplesReference};
 use gpu_kernels::table::KERNELS;
 
@@ -170,6 +170,7 @@ impl Device {
         let largest_table = (MAX_SUBVECTORS << MAX_BITS) * size_of::<f32>();
         device.allow_shared_bytes::<Scores>(largest_table)?;
         device.allow_shared_bytes::<SelectSurvivors>(device.inner.max_shared_bytes)?;
+        device.allow_shared_bytes::<SelectSurvivorsFiltered>(device.inner.max_shared_bytes)?;
         device.allow_shared_bytes::<SelectTuples>(device.inner.max_shared_bytes)?;
         device.allow_shared_bytes::<SelectTuplesReference>(device.inner.max_shared_bytes)?;
         device.allow_shared_bytes::<KMeansAssign>(device.inner.max_shared_bytes)?;

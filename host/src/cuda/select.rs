@@ -1,7 +1,7 @@
 //! The fused step for large tables: its buffers and its launch.
 
 use cust::stream::Stream;
-use gpu_kernels::select::{KEYS_PER_WORD, Plan, SelectSurvivors};
+use gpu_kernels::select::{KEYS_PER_WORD, Plan, SelectSurvivors, SelectSurvivorsFiltered};
 use gpu_kernels::step::StepShape;
 
 use super::buffer::Buffer;
@@ -68,26 +68,35 @@ impl Enqueuer<'_> {
         new_tokens: usize,
         plan: Plan,
     ) -> Result<usize> {
-        let args = SelectSurvivors {
-            centroids: buffers.centroids.input(),
-            half_norms: buffers.half_norms.input(),
-            new_keys: buffers.new_keys.input(),
-            queries: queries.input(),
-            seq_lens: buffers.seq_lens.output(),
-            codes: buffers.codes.output(),
-            exchange: select.exchange.output(),
-            tickets: select.tickets.output(),
-            positions: list.positions.output(),
-            lengths: list.lengths.output(),
-            listed: select.listed.output(),
-            weights: list.weights.output(),
-            new_tokens: new_tokens as u32,
-            plan,
-            shape: *self.shape,
-        };
         let grid = Grid(self.rows() * plan.num_blocks as usize, 1);
-        // SAFETY: the caller's, see the type; the plan was made for this shape.
-        unsafe { launch(self.device, self.stream, grid, plan.shared_words(), &args)? };
+        macro_rules! launch_kernel {
+            ($Args:ident) => {{
+                let args = $Args {
+                    centroids: buffers.centroids.input(),
+                    half_norms: buffers.half_norms.input(),
+                    new_keys: buffers.new_keys.input(),
+                    queries: queries.input(),
+                    seq_lens: buffers.seq_lens.output(),
+                    codes: buffers.codes.output(),
+                    exchange: select.exchange.output(),
+                    tickets: select.tickets.output(),
+                    positions: list.positions.output(),
+                    lengths: list.lengths.output(),
+                    listed: select.listed.output(),
+                    weights: list.weights.output(),
+                    new_tokens: new_tokens as u32,
+                    plan,
+                    shape: *self.shape,
+                };
+                // SAFETY: the caller's, see the type; the plan was made for this shape.
+                unsafe { launch(self.device, self.stream, grid, plan.shared_words(), &args)? };
+            }};
+        }
+        if plan.has_filter() {
+            launch_kernel!(SelectSurvivorsFiltered);
+        } else {
+            launch_kernel!(SelectSurvivors);
+        }
         Ok(1)
     }
 }

@@ -154,7 +154,7 @@ mod tests {
         let rows = 32 * (4 * 128 + 4 * 384 + 4 + 4 * 32_000);
         assert_eq!(REFERENCE.minimum_bytes(), groups + rows);
         assert!(REFERENCE.cpu_bytes() > REFERENCE.minimum_bytes());
-        let plan = Plan::new(2, 128, 128, 4, 50_000).unwrap();
+        let plan = Plan::new(2, 128, 128, 4, 32_000, false, 50_000).unwrap();
         let fused = Variant::Survivors(plan);
         assert!(REFERENCE.cuda_bytes(fused) > REFERENCE.minimum_bytes());
         assert!(REFERENCE.cuda_bytes(Variant::Staged) > REFERENCE.cuda_bytes(fused));

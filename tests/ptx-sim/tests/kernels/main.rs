@@ -380,8 +380,21 @@ fn long_step() -> impl Strategy<Value = (StepCase, u64)> {
 fn plan(shape: &StepShape, num_blocks: u32, random: &mut Random) -> Plan {
     let (m, heavy) = (shape.num_subvectors, shape.heavy);
     let words = 227 * 1024 / 4;
-    let plans = (1..=num_blocks).rev();
-    let mut plans = plans.filter_map(|n| Plan::new(m, shape.head_dim, heavy, n, words));
+    let filters = shape.window >= 2 && random.below(2) == 0;
+    let plans = (1..=num_blocks)
+        .rev()
+        .flat_map(|n| [(n, filters), (n, false)]);
+    let mut plans = plans.filter_map(|(n, filters)| {
+        Plan::new(
+            m,
+            shape.head_dim,
+            heavy,
+            n,
+            shape.code_capacity,
+            filters,
+            words,
+        )
+    });
     let plan = plans.next().expect("heavy is small");
     let num_blocks = plan.num_blocks;
     let least = (heavy + MAX_TURN_KEYS)

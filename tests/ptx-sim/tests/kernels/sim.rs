@@ -12,7 +12,7 @@ use gpu_kernels::index_list::IndexList;
 use gpu_kernels::kernel::{In, KernelArgs, Out};
 use gpu_kernels::lut::Lut;
 use gpu_kernels::scores::{self, Scores};
-use gpu_kernels::select::{KEYS_PER_WORD, Plan, SelectSurvivors};
+use gpu_kernels::select::{KEYS_PER_WORD, Plan, SelectSurvivors, SelectSurvivorsFiltered};
 use gpu_kernels::step::{SequenceParams, StepShape};
 use gpu_kernels::top_k::{self, TopKCount, TopKDigit, TopKGather, TopKHistogram};
 use gpu_kernels::weights::{self, Weights};
@@ -250,25 +250,34 @@ impl<'a> SimStages<'a> {
         let exchange = rows * (plan.num_blocks * plan.exchange_capacity) as usize;
         let exchange = self.upload(&vec![u64::MAX; exchange]);
         let tickets = self.upload(&vec![0u32; rows * (1 + plan.num_blocks as usize)]);
-        let args = SelectSurvivors {
-            centroids: In::from_address(self.upload(inputs.centroids)),
-            half_norms: In::from_address(self.upload(&half_norms)),
-            new_keys: In::from_address(self.upload(inputs.new_keys)),
-            queries: In::from_address(self.upload(inputs.queries)),
-            seq_lens: Out::from_address(seq_lens),
-            codes: Out::from_address(codes),
-            exchange: Out::from_address(exchange),
-            tickets: Out::from_address(tickets),
-            positions: Out::from_address(positions),
-            lengths: Out::from_address(lengths),
-            listed: Out::from_address(listed),
-            weights: Out::from_address(weights),
-            new_tokens: u32::from(!inputs.new_keys.is_empty()),
-            plan,
-            shape: *shape,
-        };
         let blocks = rows * plan.num_blocks as usize;
-        self.launch((blocks, 1), plan.shared_words(), &args)?;
+        macro_rules! launch_kernel {
+            ($Args:ident) => {{
+                let args = $Args {
+                    centroids: In::from_address(self.upload(inputs.centroids)),
+                    half_norms: In::from_address(self.upload(&half_norms)),
+                    new_keys: In::from_address(self.upload(inputs.new_keys)),
+                    queries: In::from_address(self.upload(inputs.queries)),
+                    seq_lens: Out::from_address(seq_lens),
+                    codes: Out::from_address(codes),
+                    exchange: Out::from_address(exchange),
+                    tickets: Out::from_address(tickets),
+                    positions: Out::from_address(positions),
+                    lengths: Out::from_address(lengths),
+                    listed: Out::from_address(listed),
+                    weights: Out::from_address(weights),
+                    new_tokens: u32::from(!inputs.new_keys.is_empty()),
+                    plan,
+                    shape: *shape,
+                };
+                self.launch((blocks, 1), plan.shared_words(), &args)?;
+            }};
+        }
+        if plan.has_filter() {
+            launch_kernel!(SelectSurvivorsFiltered);
+        } else {
+            launch_kernel!(SelectSurvivors);
+        }
         Ok(StepOutputs {
             seq_lens: self.download(seq_lens),
             codes: self.download(codes),
