@@ -2,6 +2,8 @@
 
 use gpu_kernels::step::{Regions, SequenceParams, StepShape};
 
+use crate::config::SelectConfig;
+
 /// The positions that every (batch, query head, query) attends to, or every (batch, key-value head, query)
 /// where scores are aggregated.
 ///
@@ -70,16 +72,13 @@ impl PartialEq for Selection {
 }
 
 impl Selection {
-    pub(crate) fn new(
-        shape: &StepShape,
-        batch: usize,
-        has_weights: bool,
-        has_scores: bool,
-    ) -> Self {
+    /// One to write to, of steps of that shape, which `config` asks for.
+    pub(crate) fn new(shape: &StepShape, batch: usize, config: &SelectConfig) -> Self {
         let shape = &shape.of_lists();
         let rows = batch * shape.rows_per_batch() as usize;
+        let len = rows * shape.list_stride as usize;
         Selection {
-            has_scores,
+            has_scores: config.scores,
             shape: *shape,
             heavy_positions: vec![-1; rows * shape.scores_stride as usize],
             heavy_scores: vec![0.0; rows * shape.scores_stride as usize],
@@ -88,11 +87,14 @@ impl Selection {
             num_queries: shape.num_queries as usize,
             seq_len: 0,
             sequences: Vec::new(),
-            indices: None,
+            indices: config.indices.map(|indices| match indices.wide {
+                true => Indices::I64(vec![-1; len]),
+                false => Indices::I32(vec![-1; len]),
+            }),
             list_stride: shape.list_stride as usize,
-            has_weights,
+            has_weights: config.weights,
             weights_stride: shape.weights_stride as usize,
-            positions: vec![-1; rows * shape.list_stride as usize],
+            positions: vec![-1; len],
             lengths: vec![0; rows],
             weights: vec![0.0; rows * shape.weights_stride as usize],
         }

@@ -202,7 +202,7 @@ fn drift_tells_when_keys_change(device: &Device) -> TestCaseResult {
         ..same
     };
     prop_assert!(selector.drift(other, tokens).is_err());
-    let none = Keys::new(&[], [1, 2, 0, 8]).map_err(fail)?;
+    let none = Keys::new(&[0.0; 0], [1, 2, 0, 8]).map_err(fail)?;
     prop_assert!(selector.drift(none, tokens).is_err());
     let mut parts = KeyIndex::from_parts(index.to_parts(), capacity).map_err(fail)?;
     prop_assert_eq!(parts.drift(same, tokens).map_err(fail)?, None);

@@ -132,25 +132,34 @@ impl ListBuffers {
 /// A step's lists as indices, where those are wanted: `[rows, list_stride]` of one of the two.
 #[derive(Debug)]
 pub(super) struct IndexBuffers {
-    /// Whether they have 64 bits, and log2 of the positions of a page where they are slots.
-    wanted: Option<(bool, u32)>,
+    /// Whether they have 64 bits.
+    is_wide: Option<bool>,
+    /// log2 of the positions of a page where they are slots, else 0.
+    page_bits: u32,
     pub(super) narrow: Buffer<i32>,
     pub(super) wide: Buffer<i64>,
 }
 
 impl IndexBuffers {
-    pub(super) fn new(wanted: Option<(bool, u32)>, len: usize) -> Result<Self> {
-        let of = |is: bool| if is { len } else { 0 };
+    /// For what `selection` has.
+    pub(super) fn new(selection: &Selection, page_bits: u32) -> Result<Self> {
+        let (narrow, wide) = match &selection.indices {
+            None => (0, 0),
+            Some(Indices::I32(indices)) => (indices.len(), 0),
+            Some(Indices::I64(indices)) => (0, indices.len()),
+        };
+        let indices = selection.indices.as_ref();
         Ok(IndexBuffers {
-            wanted,
-            narrow: Buffer::new(of(wanted.is_some_and(|(is_wide, _)| !is_wide)))?,
-            wide: Buffer::new(of(wanted.is_some_and(|(is_wide, _)| is_wide)))?,
+            is_wide: indices.map(|indices| matches!(indices, Indices::I64(_))),
+            page_bits,
+            narrow: Buffer::new(narrow)?,
+            wide: Buffer::new(wide)?,
         })
     }
 
     /// Where they are, if there are any.
     pub(super) fn address(&self) -> Option<u64> {
-        self.wanted.map(|(is_wide, _)| match is_wide {
+        self.is_wide.map(|is_wide| match is_wide {
             true => self.wide.address(),
             false => self.narrow.address(),
         })
@@ -419,7 +428,7 @@ impl Enqueuer<'_> {
         list: &ListBuffers,
         indices: &IndexBuffers,
     ) -> Result<usize> {
-        let Some((is_wide, page_bits)) = indices.wanted else {
+        let Some(is_wide) = indices.is_wide else {
             return Ok(0);
         };
         let args = IndicesArgs {
@@ -428,7 +437,7 @@ impl Enqueuer<'_> {
             narrow: indices.narrow.output(),
             wide: indices.wide.output(),
             is_wide: is_wide.into(),
-            page_bits,
+            page_bits: indices.page_bits,
             shape: *self.shape,
         };
         // SAFETY: the caller's, see the type.

@@ -101,6 +101,7 @@ impl RaggedStep {
         let pages = config.pages_per_sequence();
         let mut sequences = Sequences::new(config.batch, pages)?;
         sequences.page_table.write(0, &batch.page_table, &stream)?;
+        let arriving = batch.selection();
         let mut step = RaggedStep {
             graph: None,
             centroids: Buffer::new(num_centroids * config.pq.sub_dim(head_dim))?,
@@ -118,17 +119,14 @@ impl RaggedStep {
             aggregate: AggregateBuffers::new(&shape, config.batch)?,
             top_k: TopKBuffers::new(&lists, list_rows)?,
             list: ListBuffers::new(&lists, list_rows)?,
-            indices: IndexBuffers::new(
-                batch.index_format(),
-                list_rows * shape.list_stride as usize,
-            )?,
+            indices: IndexBuffers::new(&arriving, batch.index_page_bits())?,
             no_seq_lens: Buffer::new(0)?,
             turn: Turn::of(stream.as_inner())?,
             is_stale: true,
             is_uploaded: false,
             is_listed: false,
             listed: batch.sequences.clone(),
-            arriving: batch.selection(),
+            arriving,
             batch,
             stream,
             device: device.clone(),

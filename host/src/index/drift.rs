@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::{KeyIndex, check_same};
 use crate::error::{Error, Result};
-use crate::tensor::Keys;
+use crate::tensor::{Component, Keys};
 
 impl KeyIndex {
     /// The mean quantisation error of keys that the index holds: the squared distance of a key from the centroids
@@ -121,8 +121,9 @@ impl KeyIndex {
     /// # Errors
     /// [`Error::Invalid`] for another batch, head count or `head_dim` than the index has, for no key, or keys
     /// at positions that have no codes.
-    pub fn drift(&self, keys: Keys<'_>, position: usize) -> Result<Option<f64>> {
-        let error = self.quantisation_error(keys, position, 0)?;
+    pub fn drift<T: Component>(&self, keys: Keys<'_, T>, position: usize) -> Result<Option<f64>> {
+        let mut room = Vec::new();
+        let error = self.quantisation_error(keys.widen(&mut room), position, 0)?;
         Ok(self.drift_of(error))
     }
 

@@ -7,7 +7,7 @@ pub(crate) use self::training::check_training;
 use crate::config::{CentroidDtype, MAX_TOKENS, PqConfig};
 use crate::cpu::{self, centroid_lanes::CentroidLanes, codes::Encoder, simd::Simd};
 use crate::error::{Error, Result};
-use crate::tensor::Keys;
+use crate::tensor::{Component, Keys};
 
 /// Centroids and codes of one layer: for every (batch, key-value head) a codebook trained on its own
 /// keys, and the codes of all its keys from position `init_offset` on.
@@ -182,7 +182,9 @@ impl KeyIndex {
     /// # Errors
     /// [`Error::Invalid`] for another batch, head count or `head_dim` than the index has,
     /// [`Error::NotFinite`] for NaN or infinities, [`Error::Capacity`] when they do not fit.
-    pub fn append(&mut self, keys: Keys<'_>) -> Result<()> {
+    pub fn append<T: Component>(&mut self, keys: Keys<'_, T>) -> Result<()> {
+        let mut room = Vec::new();
+        let keys = keys.widen(&mut room);
         self.check_append(&keys)?;
         let first = self.num_codes();
         let encoder = Encoder {

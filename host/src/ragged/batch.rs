@@ -5,7 +5,7 @@ use gpu_kernels::step::{SequenceParams, StepShape};
 use super::config::{RaggedConfig, SequenceConfig};
 use crate::error::{Error, Result};
 use crate::index::{IndexParts, KeyIndex, Provenance};
-use crate::selection::{Indices, Selection};
+use crate::selection::Selection;
 use crate::selector::{Extent, shape_of};
 use crate::tensor::{Keys, Queries};
 
@@ -65,30 +65,21 @@ impl Batch {
 
     /// A selection to write to.
     pub(crate) fn selection(&self) -> Selection {
-        let select = &self.config.select;
-        let mut selection = Selection::new(
-            &self.shape,
-            self.config.batch,
-            select.weights,
-            select.scores,
-        );
-        selection.sequences = vec![SequenceParams::default(); self.config.batch];
-        let len = selection.positions.len();
-        selection.indices = self.config.indices.map(|indices| match indices.wide {
-            true => Indices::I64(vec![-1; len]),
-            false => Indices::I32(vec![-1; len]),
-        });
+        let config = &self.config;
+        let mut selection = Selection::new(&self.shape, config.batch, &config.select);
+        selection.sequences = vec![SequenceParams::default(); config.batch];
         selection
     }
 
-    /// Whether indices have 64 bits, and log2 of a page's positions where they are slots, else 0.
-    pub(crate) fn index_format(&self) -> Option<(bool, u32)> {
-        let indices = self.config.indices?;
-        let page_size = self.config.paging.map_or(1, |paging| paging.page_size);
-        Some((
-            indices.wide,
-            if indices.slots { page_size.ilog2() } else { 0 },
-        ))
+    /// log2 of a page's positions where indices are slots, else 0.
+    pub(crate) fn index_page_bits(&self) -> u32 {
+        let slots = self
+            .config
+            .select
+            .indices
+            .is_some_and(|indices| indices.slots);
+        let paging = self.config.paging.filter(|_| slots);
+        paging.map_or(0, |paging| paging.page_size.ilog2())
     }
 
     /// Elements of all codes.

@@ -4,13 +4,13 @@ mod batch;
 mod config;
 
 pub(crate) use batch::Batch;
-pub use config::{IndexConfig, Paging, RaggedConfig, SequenceConfig};
+pub use config::{Paging, RaggedConfig, SequenceConfig};
 
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::index::KeyIndex;
 use crate::selection::Selection;
-use crate::tensor::{Keys, Queries};
+use crate::tensor::{Component, Keys, Queries, Room};
 use crate::{cpu, cuda};
 
 /// Selects keys for sequences that have lengths, regions and codebooks of their own. Each lives in a slot of the
@@ -41,7 +41,6 @@ use crate::{cpu, cuda};
 ///     pq,
 ///     select,
 ///     paging: Some(Paging { page_size: 16, num_pages: 10, codes: true }),
-///     indices: None,
 /// };
 /// let mut selector = RaggedSelector::new(&Backend::auto().backend, &config)?;
 ///
@@ -66,6 +65,7 @@ use crate::{cpu, cuda};
 pub struct RaggedSelector {
     engine: Engine,
     selection: Selection,
+    room: Room,
 }
 
 #[derive(Debug)]
@@ -99,7 +99,14 @@ impl RaggedSelector {
             Engine::Cpu(step) => step.batch().selection(),
             Engine::Cuda(step) => step.batch().selection(),
         };
-        Ok(RaggedSelector { engine, selection })
+        let of_keys = config.batch * config.num_kv_heads * config.head_dim;
+        let of_queries = config.batch * config.num_qo_heads * config.num_queries * config.head_dim;
+        let room = Room::new(of_keys, of_queries);
+        Ok(RaggedSelector {
+            engine,
+            selection,
+            room,
+        })
     }
 
     fn batch(&self) -> &Batch {
@@ -168,7 +175,8 @@ impl RaggedSelector {
     /// [`Error::Invalid`](crate::Error::Invalid) for other shapes or a slot without a sequence,
     /// [`Error::NotFinite`](crate::Error::NotFinite), [`Error::Capacity`](crate::Error::Capacity) for a sequence
     /// that has no room or no page for another token; on a GPU also what the driver answers.
-    pub fn append(&mut self, keys: Keys<'_>, appends: &[bool]) -> Result<()> {
+    pub fn append<T: Component>(&mut self, keys: Keys<'_, T>, appends: &[bool]) -> Result<()> {
+        let keys = keys.widen(&mut self.room.keys);
         on_engine!(self, step => step.append(keys, appends))
     }
 
@@ -177,7 +185,8 @@ impl RaggedSelector {
     ///
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid) for another shape; on a GPU also what the driver answers.
-    pub fn select(&mut self, queries: Queries<'_>) -> Result<&Selection> {
+    pub fn select<T: Component>(&mut self, queries: Queries<'_, T>) -> Result<&Selection> {
+        let queries = queries.widen(&mut self.room.queries);
         let selection = &mut self.selection;
         match &mut self.engine {
             Engine::Cpu(step) => step.select(queries, selection)?,
@@ -190,12 +199,14 @@ impl RaggedSelector {
     ///
     /// # Errors
     /// As for the two.
-    pub fn step(
+    pub fn step<K: Component, Q: Component>(
         &mut self,
-        keys: Keys<'_>,
+        keys: Keys<'_, K>,
         appends: &[bool],
-        queries: Queries<'_>,
+        queries: Queries<'_, Q>,
     ) -> Result<&Selection> {
+        let keys = keys.widen(&mut self.room.keys);
+        let queries = queries.widen(&mut self.room.queries);
         let selection = &mut self.selection;
         match &mut self.engine {
             Engine::Cpu(step) => {

@@ -38,6 +38,7 @@ const SELECT: SelectConfig = SelectConfig {
     causal: false,
     aggregation: Aggregation::PerHead,
     scores: false,
+    indices: None,
 };
 
 /// A step of a scenario.
