@@ -311,15 +311,12 @@ impl Index {
     ) -> PyResult<Selected> {
         let config = select_config(config)?;
         let input = Input::new("queries", queries, QUERIES, stream)?;
+        let out = out.map(|out| Out::new(out, stream)).transpose()?;
         if input.array.tensor.device.is_cuda() {
-            if out.is_some() {
-                let got = "arrays with queries on a GPU";
-                return Err(Class::InvalidArgument.error("out", got, "None: lists stay there"));
-            }
-            return crate::cuda::select(self, py, &config, &input, None, stream);
+            return crate::cuda::select(self, py, &config, &input, None, out.as_ref(), stream);
         }
         let input = input.on_host("queries")?;
-        let out = out.map(Out::new).transpose()?;
+        let out = out.map(Out::on_host).transpose()?;
         let (tensor, shape) = (&input.array.tensor, input.shape);
         let [_, num_qo_heads, num_queries, _] = shape;
         py.detach(|| {
@@ -339,7 +336,8 @@ impl Index {
     }
 
     /// One decode step: appends one new key a head and selects. On a GPU one call, without a wait, which a
-    /// CUDA graph may capture.
+    /// CUDA graph may capture. Also into the arrays of `out`, if there are any.
+    #[allow(clippy::too_many_arguments)] // those of the call
     fn step(
         &self,
         py: Python<'_>,
@@ -347,8 +345,10 @@ impl Index {
         queries: &Bound<'_, PyAny>,
         config: &Bound<'_, PyAny>,
         stream: Option<i64>,
+        out: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Selected> {
         let input = Input::new("queries", queries, QUERIES, stream)?;
+        let out = out.map(|out| Out::new(out, stream)).transpose()?;
         if !input.array.tensor.device.is_cuda() {
             let select = select_config(config)?;
             let new = Input::new("keys", keys, KEYS, stream)?.on_host("keys")?;
@@ -356,7 +356,8 @@ impl Index {
                 let got = format!("shape {:?}", new.shape);
                 return Err(Class::InvalidArgument.error("keys", got, "one token"));
             }
-            return self.step_on_host(py, &new, &input.on_host("queries")?, &select);
+            let out = out.map(Out::on_host).transpose()?;
+            return self.step_on_host(py, &new, &input.on_host("queries")?, &select, out.as_ref());
         }
         let config = select_config(config)?;
         let new = Input::new("keys", keys, KEYS, stream)?;
@@ -364,7 +365,7 @@ impl Index {
             let device = input.array.tensor.device.name();
             return Err(Class::InvalidArgument.error("keys", "cpu", device));
         }
-        crate::cuda::select(self, py, &config, &input, Some(&new), stream)
+        crate::cuda::select(self, py, &config, &input, Some(&new), out.as_ref(), stream)
     }
 
     /// Says that a graph with a captured step is about to be launched `steps` times.
@@ -496,6 +497,7 @@ impl Index {
         keys: &Input,
         queries: &Input,
         config: &SelectConfig,
+        out: Option<&Out>,
     ) -> PyResult<Selected> {
         let [_, num_qo_heads, num_queries, _] = queries.shape;
         let (new, new_shape) = (&keys.array.tensor, keys.shape);
@@ -509,8 +511,17 @@ impl Index {
             let engine = state.engine(&self.backend, config, num_qo_heads, num_queries)?;
             let mut selector = lock(&engine.selector)?;
             selector.check_queries(&asked)?;
+            if let Some(out) = out {
+                let (lists, seq_len) = (selector.selection(), selector.seq_len() + 1);
+                let width = config.weights.then_some(seq_len);
+                out.check(&lists.shape(), lists.list_stride(), width.as_slice())?;
+            }
             selector.append(new)?;
-            Ok(Selected::on_host(selector.select(asked)?.clone()))
+            let selection = selector.select(asked)?;
+            if let Some(out) = out {
+                out.write(selection)?;
+            }
+            Ok(Selected::on_host(selection.clone()))
         })
         .map_err(raised)
     }

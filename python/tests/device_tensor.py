@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-DTYPES = {"float32": (2, 32), "float16": (2, 16)}
+DTYPES = {"float32": (2, 32), "float16": (2, 16), "int32": (0, 32), "int64": (0, 64)}
 
 
 class _Tensor(ctypes.Structure):
@@ -75,7 +75,7 @@ def opened(array):
     tensor = managed.contents.tensor
     shape = [tensor.shape[i] for i in range(tensor.ndim)]
     strides = [tensor.strides[i] for i in range(tensor.ndim)]
-    dtype = {(0, 32): np.int32, (2, 32): np.float32}[tensor.code, tensor.bits]
+    dtype = {(0, 32): np.int32, (0, 64): np.int64, (2, 32): np.float32}[tensor.code, tensor.bits]
     return tensor.data, shape, strides, dtype
 
 
@@ -85,10 +85,11 @@ class DeviceTensor:
     exported = 0
     given_back = 0
 
-    def __init__(self, driver, array, order=(0, 1, 2, 3), device_id=0):
+    def __init__(self, driver, array, order=None, device_id=0):
         self.array, self.device_id = array, device_id
+        order = range(array.ndim) if order is None else order
         memory = np.ascontiguousarray(array.transpose(order))
-        strides = [0] * 4
+        strides = [0] * array.ndim
         for place, axis in enumerate(order):
             strides[axis] = memory.strides[place] // memory.itemsize
         self.strides = strides
@@ -107,14 +108,15 @@ class DeviceTensor:
         """An older exporter: it knows no versions."""
         self.streams.append(stream)
         code, bits = DTYPES[str(self.array.dtype)]
-        shape, strides = (ctypes.c_int64 * 4)(*self.shape), (ctypes.c_int64 * 4)(*self.strides)
+        ndim = len(self.shape)
+        shape, strides = (ctypes.c_int64 * ndim)(*self.shape), (ctypes.c_int64 * ndim)(*self.strides)
 
         def give_back(_):
             DeviceTensor.given_back += 1
 
         deleter = _DELETER(give_back)
         tensor = _Tensor(
-            self.address, 2, self.device_id, 4, code, bits, 1, shape, strides, 0
+            self.address, 2, self.device_id, ndim, code, bits, 1, shape, strides, 0
         )
         managed = _Managed(tensor, None, deleter)
         self._keep = (shape, strides, deleter, managed)
