@@ -159,6 +159,34 @@ impl Selection {
         self.has_weights.then_some(&self.weights[..])
     }
 
+    /// A copy whose rows of weights are as long as the context (the longest, in a batch of several), without room for
+    /// a longer one.
+    pub fn to_compact(&self) -> Selection {
+        let width = if self.has_weights { self.seq_len } else { 0 };
+        let rows = self.weights.chunks(self.weights_stride.max(1));
+        Selection {
+            batch: self.batch,
+            num_qo_heads: self.num_qo_heads,
+            num_queries: self.num_queries,
+            seq_len: self.seq_len,
+            sequences: self.sequences.clone(),
+            indices: self.indices.clone(),
+            list_stride: self.list_stride,
+            has_weights: self.has_weights,
+            weights_stride: width,
+            positions: self.positions.clone(),
+            lengths: self.lengths.clone(),
+            weights: rows.flat_map(|row| &row[..width]).copied().collect(),
+            has_scores: self.has_scores,
+            shape: StepShape {
+                weights_stride: width as u32,
+                ..self.shape
+            },
+            heavy_positions: self.heavy_positions.clone(),
+            heavy_scores: self.heavy_scores.clone(),
+        }
+    }
+
     /// Heavy positions of one row, ascending, and the score of each; `None` when the configuration did not
     /// ask for scores. A context that is listed whole has them too.
     pub fn heavy(&self, batch: usize, head: usize, query: usize) -> Option<(&[i32], &[f32])> {

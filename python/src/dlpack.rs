@@ -376,17 +376,6 @@ impl Array {
         owner: Arc<dyn Any + Send + Sync>,
     ) -> Self {
         let strides = contiguous(&shape);
-        Self::strided(address, dtype, shape, strides, owner)
-    }
-
-    /// As [`Array::on_host`], with strides in elements.
-    pub(crate) fn strided(
-        address: usize,
-        dtype: Dtype,
-        shape: Vec<usize>,
-        strides: Vec<isize>,
-        owner: Arc<dyn Any + Send + Sync>,
-    ) -> Self {
         let device = Device {
             kind: CPU,
             ordinal: 0,

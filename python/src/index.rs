@@ -330,7 +330,7 @@ impl Index {
             if let Some(out) = &out {
                 out.write(selection)?;
             }
-            Ok(Selected::on_host(selection.clone()))
+            Ok(Selected::on_host(selection))
         })
         .map_err(raised)
     }
@@ -521,7 +521,7 @@ impl Index {
             if let Some(out) = out {
                 out.write(selection)?;
             }
-            Ok(Selected::on_host(selection.clone()))
+            Ok(Selected::on_host(selection))
         })
         .map_err(raised)
     }

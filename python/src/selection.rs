@@ -10,7 +10,7 @@ use pyo3::types::PyDict;
 
 use crate::config::{pq_config, select_config};
 use crate::cuda::OnDevice;
-use crate::dlpack::{Array, Dtype, Imported, contiguous};
+use crate::dlpack::{Array, Dtype, Imported};
 use crate::errors::{Class, raised};
 use crate::index::array;
 use crate::integers::{write_floats, write_integers};
@@ -25,8 +25,9 @@ pub(crate) enum Place {
 }
 
 impl Selected {
-    pub(crate) fn on_host(selection: Selection) -> Self {
-        Selected(Place::Host(Arc::new(selection)))
+    /// A copy. Rows of weights lie side by side, as some libraries take arrays only so.
+    pub(crate) fn on_host(selection: &Selection) -> Self {
+        Selected(Place::Host(Arc::new(selection.to_compact())))
     }
 
     pub(crate) fn on_device(lists: OnDevice) -> Self {
@@ -83,16 +84,8 @@ impl Selected {
                 let weights = selection.padded_weights()?;
                 let [batch, heads, queries] = selection.shape();
                 let shape = vec![batch, heads, queries, selection.seq_len()];
-                let stride = weights.len() / (batch * heads * queries).max(1);
-                let strides = contiguous(&[batch, heads, queries, stride]);
                 let address = weights.as_ptr() as usize;
-                Some(Array::strided(
-                    address,
-                    Dtype::F32,
-                    shape,
-                    strides,
-                    owner(selection),
-                ))
+                Some(Array::on_host(address, Dtype::F32, shape, owner(selection)))
             }
             Place::Device(lists) => lists.weights(),
         }
@@ -146,7 +139,7 @@ impl Selected {
             Place::Host(selection) => Ok(Selected(Place::Host(selection.clone()))),
             Place::Device(lists) => py
                 .detach(|| lists.to_host())
-                .map(Selected::on_host)
+                .map(|selection| Selected::on_host(&selection))
                 .map_err(raised),
         }
     }
@@ -327,6 +320,12 @@ fn writable(
     dtypes: &[Dtype],
     stream: Option<i64>,
 ) -> PyResult<Imported> {
+    // Its capsules do not say that nobody may write them.
+    let module: String = object.get_type().getattr("__module__")?.extract()?;
+    if module.starts_with("jax") {
+        let expected = "an array that may be written";
+        return Err(Class::InvalidType.error(argument, "an array of JAX", expected));
+    }
     let array = Imported::new(argument, object, stream)?;
     if array.is_read_only {
         return Err(Class::InvalidArgument.error(argument, "a read-only array", "a writable one"));
@@ -359,7 +358,7 @@ pub(crate) fn merge_selections(
         let shards: Vec<&Selection> = shards.iter().map(|shard| &**shard).collect();
         keysieve::merge_selections(&shards, &pq, &config)
     })
-    .map(Selected::on_host)
+    .map(|selection| Selected::on_host(&selection))
     .map_err(raised)
 }
 

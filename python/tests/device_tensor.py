@@ -31,6 +31,18 @@ class _Managed(ctypes.Structure):
     _fields_ = [("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", _DELETER)]
 
 
+
+class _Versioned(ctypes.Structure):
+    _fields_ = [
+        ("major", ctypes.c_uint32),
+        ("minor", ctypes.c_uint32),
+        ("context", ctypes.c_void_p),
+        ("deleter", _DELETER),
+        ("flags", ctypes.c_uint64),
+        ("tensor", _Tensor),
+    ]
+
+
 _new_capsule = ctypes.pythonapi.PyCapsule_New
 _new_capsule.restype = ctypes.py_object
 _new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
@@ -76,7 +88,7 @@ def opened(array):
     shape = [tensor.shape[i] for i in range(tensor.ndim)]
     strides = [tensor.strides[i] for i in range(tensor.ndim)]
     dtype = {(0, 32): np.int32, (0, 64): np.int64, (2, 32): np.float32}[tensor.code, tensor.bits]
-    return tensor.data, shape, strides, dtype
+    return tensor.data + tensor.byte_offset, shape, strides, dtype
 
 
 class DeviceTensor:
@@ -106,6 +118,15 @@ class DeviceTensor:
 
     def __dlpack__(self, *, stream=None):
         """An older exporter: it knows no versions."""
+        tensor, deleter = self._export(stream)
+        managed = _Managed(tensor, None, deleter)
+        return self._capsule(managed, b"dltensor")
+
+    def _capsule(self, managed, name):
+        self._keep.append(managed)
+        return _new_capsule(ctypes.addressof(managed), name, None)
+
+    def _export(self, stream):
         self.streams.append(stream)
         code, bits = DTYPES[str(self.array.dtype)]
         ndim = len(self.shape)
@@ -115,13 +136,34 @@ class DeviceTensor:
             DeviceTensor.given_back += 1
 
         deleter = _DELETER(give_back)
+        # Some give the allocation and how far the array lies in it.
+        offset = 4 if self.address > 4 else 0
         tensor = _Tensor(
-            self.address, 2, self.device_id, ndim, code, bits, 1, shape, strides, 0
+            self.address - offset, 2, self.device_id, ndim, code, bits, 1, shape, strides, offset
         )
-        managed = _Managed(tensor, None, deleter)
-        self._keep = (shape, strides, deleter, managed)
+        self._keep = [shape, strides, deleter]
         DeviceTensor.exported += 1
-        return _new_capsule(ctypes.addressof(managed), b"dltensor", None)
+        return tensor, deleter
+
+
+class VersionedTensor(DeviceTensor):
+    """As CuPy and torch export today: DLPack 1, perhaps with the flag that nobody may write."""
+
+    is_read_only = False
+
+    def __dlpack__(self, *, stream=None, max_version=None):
+        if max_version is None:
+            return super().__dlpack__(stream=stream)
+        tensor, deleter = self._export(stream)
+        managed = _Versioned(1, 1, None, deleter, int(self.is_read_only), tensor)
+        return self._capsule(managed, b"dltensor_versioned")
+
+
+class Stream:
+    """A stream as CuPy's are."""
+
+    def __init__(self, ptr):
+        self.ptr = ptr
 
 
 def find_sim_driver():

@@ -7,7 +7,7 @@ import numpy as np
 
 import keysieve
 from conftest import PQ, SELECT
-from device_tensor import DeviceTensor, Driver
+from device_tensor import DeviceTensor, Driver, Stream, VersionedTensor
 from oracle import numbers, unpadded
 
 keys, queries = numbers(1, (2, 2, 90, 8)), numbers(2, (2, 4, 1, 8))
@@ -64,6 +64,10 @@ for dtype in (np.float32, np.float16):
         same(on_gpu.select(q), on_cpu.select(queries))
         assert q.streams[-1] == 1
 assert np.array_equal(np.asarray(on_gpu.codes), np.asarray(on_cpu.codes))
+# As CuPy's arrays and streams come.
+q = VersionedTensor(driver, queries)
+same(on_gpu.select(q, stream=Stream(stream)), on_cpu.select(queries))
+assert q.streams == [stream]
 assert DeviceTensor.exported == DeviceTensor.given_back > 0
 
 # A consumer's stream waits for the step; the capsule is what it takes.
@@ -146,6 +150,11 @@ refused("out: lengths: got shape", lambda: on_gpu.step(k, q, out=(a, a)))
 refused("out: weights: got shape", lambda: on_gpu.step(k, q, out=(a, b, outs(width=3)[2])))
 apart = DeviceTensor(driver, a.array, (3, 0, 1, 2))
 refused("expected a contiguous array, on a GPU", lambda: on_gpu.select(q, out=(apart, b)))
+locked = VersionedTensor(driver, b.array)
+on_gpu.select(q, out=(a, locked), stream=Stream(other))
+written((a, locked), on_cpu.select(queries))
+locked.is_read_only = True
+refused("out: lengths: got a read-only array", lambda: on_gpu.select(q, out=(a, locked)))
 elsewhere = DeviceTensor(driver, b.array, device_id=3)
 refused("out: lengths: got cuda:3, expected cuda:0", lambda: on_gpu.select(q, out=(a, elsewhere)))
 
