@@ -1,5 +1,9 @@
 //! All that a program does with a GPU, from opening it to letting go of it, beside the CPU's answers.
 
+mod caller;
+mod ragged;
+mod training;
+
 use std::sync::OnceLock;
 use std::thread;
 
@@ -12,6 +16,10 @@ use keysieve::{
 use keysieve_tests::device::step_shape;
 use keysieve_tests::oracle::Shape;
 use keysieve_tests::strategies::Fill;
+
+use self::caller::Caller;
+use self::ragged::Ragged;
+pub(crate) use self::{caller::CallerOp, ragged::RaggedOp, training::prepare};
 
 const KV_HEADS: usize = 2;
 const QO_HEADS: usize = 2;
@@ -63,12 +71,53 @@ pub(crate) enum Op {
     Synchronize,
     ToIndex,
     Rewind,
+    /// The drift of all keys with codes.
+    Drift,
+    /// On arrays and a stream of the caller's.
+    Caller(CallerOp),
+    /// In a batch whose sequences come and go.
+    Ragged(RaggedOp),
+    /// Training on the GPU.
+    Train,
     /// Everything, on a thread that has no current context.
     Drop,
 }
 
+/// Ops, and which of their calls are to fail.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scenario {
+    pub(crate) ops: &'static [Op],
+    /// By op and function.
+    pub(crate) is_target: fn(Op, &str) -> bool,
+}
+
+/// By their numbers in a job.
+pub(crate) const SCENARIOS: [Scenario; 5] = [
+    Scenario {
+        ops: &WHOLE,
+        is_target: |_, _| true,
+    },
+    // Of the others only what is new in them: all else has had its faults.
+    Scenario {
+        ops: &LONG_APPEND,
+        is_target: |op, _| matches!(op, Op::Append(_)),
+    },
+    Scenario {
+        ops: &caller::OPS,
+        is_target: caller::is_target,
+    },
+    Scenario {
+        ops: &ragged::OPS,
+        is_target: |op, _| matches!(op, Op::Ragged(_)),
+    },
+    Scenario {
+        ops: &training::OPS,
+        is_target: |op, _| op == Op::Train,
+    },
+];
+
 /// Every kind of call, the steps in each way.
-pub(crate) const WHOLE: [Op; 22] = [
+const WHOLE: [Op; 22] = [
     Op::Open,
     Op::Stage,
     Op::New,
@@ -94,7 +143,7 @@ pub(crate) const WHOLE: [Op; 22] = [
 ];
 
 /// An append in several launches.
-pub(crate) const LONG_APPEND: [Op; 6] = [
+const LONG_APPEND: [Op; 6] = [
     Op::Open,
     Op::New,
     Op::SetVariant,
@@ -114,6 +163,8 @@ pub(crate) struct World {
     graph: Option<StepGraph>,
     /// Whether the GPU has what an enqueue or a replay works on.
     uploaded: bool,
+    caller: Option<Caller>,
+    ragged: Ragged,
     mirror: Mirror,
 }
 
@@ -192,6 +243,8 @@ impl World {
             selector: None,
             graph: None,
             uploaded: false,
+            caller: None,
+            ragged: Ragged::new(),
             mirror: Mirror {
                 selector,
                 grown: 0,
@@ -265,8 +318,26 @@ impl World {
                 brought => brought.map(drop),
             },
             Op::Rewind => self.step().rewind(1),
+            Op::Drift => {
+                let tokens = TOKENS - PQ.init_offset;
+                let data = keys_data(0, tokens);
+                let keys = keys(&data, tokens);
+                // The CPU's only where it is needed: how long a call takes is measured.
+                let on_gpu = self.selector().drift(keys, PQ.init_offset);
+                if on_gpu.is_ok() && on_gpu != self.mirror.selector.drift(keys, PQ.init_offset) {
+                    return Err(format!("drift {on_gpu:?}, not the CPU's"));
+                }
+                on_gpu.map(drop)
+            }
+            Op::Caller(op) => return self.run_caller(op),
+            Op::Ragged(op) => {
+                let device = self.device.as_ref().expect("opened before");
+                return self.ragged.run(device, op);
+            }
+            Op::Train => return training::run(self.device()),
             Op::Drop => {
-                let all = (self.graph.take(), self.selector.take(), self.device.take());
+                let all = (self.graph.take(), self.selector.take(), self.ragged.take());
+                let all = (all, self.caller.take(), self.device.take());
                 let dropped = thread::spawn(move || drop(all)).join();
                 return dropped.map(Ok).map_err(|_| "a drop panics".into());
             }
@@ -351,12 +422,14 @@ impl World {
             }
             Op::Read => mirror.seen = mirror.listed.clone(),
             Op::Rewind => mirror.rewind(),
+            Op::Caller(op) => mirror.caller_op(op),
             _ => {}
         }
     }
 
     /// Whether all that can be seen without a call of the driver is as the CPU has it.
     pub(crate) fn check_unchanged(&mut self) -> Result<(), String> {
+        self.ragged.check_unchanged()?;
         let mirror = &self.mirror;
         let Some(selector) = &mut self.selector else {
             return Ok(());
@@ -377,11 +450,31 @@ impl World {
 
     /// Whether a select now gives the CPU's lists.
     pub(crate) fn check_usable(&mut self) -> Result<(), String> {
-        if self.selector.is_none() {
-            return Ok(());
+        let mut selects = Vec::new();
+        if self.selector.is_some() {
+            selects.push(Op::Select);
         }
-        let selected = self.run(Op::Select)?;
-        selected.map_err(|error| format!("a select after the failed call: {error}"))
+        if self.ragged.is_made() {
+            selects.push(Op::Ragged(RaggedOp::Select));
+        }
+        for select in selects {
+            let selected = self.run(select)?;
+            selected.map_err(|error| format!("a select after the failed call: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// What shows at the end that codes are right, and the end.
+    pub(crate) fn last(&self) -> Vec<Op> {
+        let mut last = Vec::new();
+        if self.selector.is_some() {
+            last.push(Op::ToIndex);
+        }
+        if self.ragged.has_sequence() {
+            last.push(Op::Ragged(RaggedOp::ToIndex));
+        }
+        last.push(Op::Drop);
+        last
     }
 
     /// The ops that can be done now, all but the last.
@@ -393,8 +486,12 @@ impl World {
         if self.selector.is_some() {
             ops.extend([Op::Select, Op::Append(1), Op::Upload, Op::Enqueue, Op::Read]);
             ops.extend([Op::Capture, Op::Synchronize, Op::ToIndex, Op::Rewind]);
-            ops.extend([Op::SetOther, Op::SetVariant]);
+            ops.extend([Op::SetOther, Op::SetVariant, Op::Drift]);
         }
+        if self.caller.as_ref().is_some_and(Caller::has_arrays) {
+            ops.extend(caller::POSSIBLE.map(Op::Caller));
+        }
+        ops.extend(self.ragged.possible().into_iter().map(Op::Ragged));
         if self.graph.is_some() {
             ops.push(Op::Replay);
         }
@@ -412,14 +509,20 @@ impl World {
 
 impl Mirror {
     fn select(&mut self) {
-        let data = queries_data(self.grown);
-        let selected = self.selector.select(queries(&data));
+        self.select_with(&queries_data(self.grown));
+    }
+
+    fn select_with(&mut self, data: &[f32]) {
+        let selected = self.selector.select(queries(data));
         self.listed = selected.expect("the CPU has no driver").clone();
     }
 
     fn append(&mut self, tokens: usize) {
-        let data = keys_data(self.grown, tokens);
-        let appended = self.selector.append(keys(&data, tokens));
+        self.append_with(&keys_data(self.grown, tokens), tokens);
+    }
+
+    fn append_with(&mut self, data: &[f32], tokens: usize) {
+        let appended = self.selector.append(keys(data, tokens));
         appended.expect("the CPU has no driver");
         self.grown += tokens;
     }
