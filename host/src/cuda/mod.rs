@@ -4,7 +4,7 @@
 //! device    the context and the loaded kernels, opened once
 //! buffer    arrays in device memory
 //! launch    one kernel's argument list, grid and shared memory -> the driver
-//! enqueue   each stage: its buffers, its grids, its kernels in order
+//! buffers enqueue  each stage: its buffers, its grids, its kernels in order
 //! aggregate   the scores of heads that share a list
 //! sequences   lengths and regions of each sequence of a batch
 //! heuristics  which variant of the step fits a shape
@@ -29,6 +29,7 @@ mod aggregate;
 mod append;
 mod array;
 mod buffer;
+mod buffers;
 pub mod caller;
 pub mod device;
 pub mod doctor;

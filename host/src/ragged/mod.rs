@@ -2,6 +2,7 @@
 
 mod batch;
 mod config;
+mod pages;
 
 pub(crate) use batch::Batch;
 pub use config::{Paging, RaggedConfig, SequenceConfig};
