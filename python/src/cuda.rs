@@ -11,9 +11,10 @@ use pyo3::prelude::*;
 
 use crate::dlpack::{self, Array, Dtype, Handover, Tensor, contiguous};
 use crate::errors::{Class, raised};
-use crate::index::{Index, State, lock};
+use crate::index::Index;
 use crate::inputs::Input;
 use crate::selection::{Out, Selected};
+use crate::state::{State, lock};
 
 /// A CUDA stream, as the driver knows it.
 type Stream = *mut c_void;

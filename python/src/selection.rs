@@ -10,9 +10,8 @@ use pyo3::types::PyDict;
 
 use crate::config::{pq_config, select_config};
 use crate::cuda::OnDevice;
-use crate::dlpack::{Array, Dtype, Imported};
+use crate::dlpack::{Array, Dtype, Imported, owned};
 use crate::errors::{Class, raised};
-use crate::index::array;
 use crate::integers::{write_floats, write_integers};
 
 /// The lists of one step.
@@ -119,8 +118,8 @@ impl Selected {
         }
         let shape = vec![batch, heads, queries, width];
         Ok(Some((
-            array(positions, Dtype::I32, shape.clone()),
-            array(scores, Dtype::F32, shape),
+            owned(positions, Dtype::I32, shape.clone()),
+            owned(scores, Dtype::F32, shape),
         )))
     }
 

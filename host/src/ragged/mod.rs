@@ -261,6 +261,20 @@ impl RaggedSelector {
         }
     }
 
+    /// [`KeyIndex::drift`] of keys `[1, num_kv_heads, tokens, head_dim]` that a slot's sequence holds, those of positions
+    /// `position..`. On a GPU all codes are brought to the host for it: not for every step.
+    ///
+    /// # Errors
+    /// As there and as [`RaggedSelector::to_index`].
+    pub fn drift<T: Component>(
+        &self,
+        slot: usize,
+        keys: Keys<'_, T>,
+        position: usize,
+    ) -> Result<Option<f64>> {
+        self.to_index(slot)?.drift(keys, position)
+    }
+
     /// The CUDA step behind this selector, for work on device buffers and streams; `None` on the CPU.
     pub fn cuda_step(&mut self) -> Option<&mut cuda::RaggedStep> {
         match &mut self.engine {
