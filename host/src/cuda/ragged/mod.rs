@@ -24,7 +24,7 @@ use crate::selection::Selection;
 use crate::tensor::{Keys, Queries};
 
 /// The sequences of a batch on the GPU with every buffer of its steps. Nothing is allocated after it is made but
-/// by [`KeyIndex`] coming and going.
+/// by [`KeyIndex`](crate::KeyIndex) coming and going.
 ///
 /// A step is one graph, captured when this is made: lengths, regions and page tables are arrays on the device
 /// that it reads, and that every call brings up to date in the order of the stream.
