@@ -1,6 +1,8 @@
 //! All that a program does with a GPU, from opening it to letting go of it, beside the CPU's answers.
 
 mod caller;
+mod lists;
+mod mirror;
 mod ragged;
 mod training;
 
@@ -10,16 +12,17 @@ use std::thread;
 use keysieve::cuda::{CudaStages, Device, StepGraph, Variant};
 use keysieve::stages::Stages;
 use keysieve::{
-    Aggregation, Backend, Error, KeyIndex, Keys, Metric, PqConfig, Queries, SelectConfig,
-    Selection, Selector, TrainConfig,
+    Aggregation, Backend, Error, KeyIndex, Keys, Metric, PqConfig, Queries, SelectConfig, Selector,
+    TrainConfig,
 };
 use keysieve_tests::device::step_shape;
 use keysieve_tests::oracle::Shape;
 use keysieve_tests::strategies::Fill;
 
 use self::caller::Caller;
+use self::mirror::Mirror;
 use self::ragged::Ragged;
-pub(crate) use self::{caller::CallerOp, ragged::RaggedOp, training::prepare};
+pub(crate) use self::{caller::CallerOp, lists::SCENARIOS, ragged::RaggedOp, training::prepare};
 
 const KV_HEADS: usize = 2;
 const QO_HEADS: usize = 2;
@@ -83,75 +86,6 @@ pub(crate) enum Op {
     Drop,
 }
 
-/// Ops, and which of their calls are to fail.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Scenario {
-    pub(crate) ops: &'static [Op],
-    /// By op and function.
-    pub(crate) is_target: fn(Op, &str) -> bool,
-}
-
-/// By their numbers in a job.
-pub(crate) const SCENARIOS: [Scenario; 5] = [
-    Scenario {
-        ops: &WHOLE,
-        is_target: |_, _| true,
-    },
-    // Of the others only what is new in them: all else has had its faults.
-    Scenario {
-        ops: &LONG_APPEND,
-        is_target: |op, _| matches!(op, Op::Append(_)),
-    },
-    Scenario {
-        ops: &caller::OPS,
-        is_target: caller::is_target,
-    },
-    Scenario {
-        ops: &ragged::OPS,
-        is_target: |op, _| matches!(op, Op::Ragged(_)),
-    },
-    Scenario {
-        ops: &training::OPS,
-        is_target: |op, _| op == Op::Train,
-    },
-];
-
-/// Every kind of call, the steps in each way.
-const WHOLE: [Op; 22] = [
-    Op::Open,
-    Op::Stage,
-    Op::New,
-    Op::SetVariant,
-    Op::Append(3),
-    Op::Select,
-    Op::Upload,
-    Op::Enqueue,
-    Op::Read,
-    Op::Capture,
-    Op::Upload,
-    Op::Replay,
-    Op::Read,
-    Op::ToIndex,
-    Op::Rewind,
-    Op::SetOther,
-    Op::Upload,
-    Op::Replay,
-    Op::Synchronize,
-    Op::Read,
-    Op::Select,
-    Op::Drop,
-];
-
-/// An append in several launches.
-const LONG_APPEND: [Op; 6] = [
-    Op::Open,
-    Op::New,
-    Op::SetVariant,
-    Op::Append(MANY),
-    Op::Select,
-    Op::Drop,
-];
-
 /// The GPU's objects, and the same on the CPU.
 pub(crate) struct World {
     ordinal: u32,
@@ -166,19 +100,6 @@ pub(crate) struct World {
     caller: Option<Caller>,
     ragged: Ragged,
     mirror: Mirror,
-}
-
-/// What the CPU makes of the ops that succeeded.
-struct Mirror {
-    selector: Selector,
-    /// By how many tokens the context has grown: which keys come next.
-    grown: usize,
-    /// Of the last step on the GPU, to be read.
-    listed: Selection,
-    /// Of the last select or read.
-    seen: Selection,
-    /// How the GPU runs steps.
-    variant: Option<Variant>,
 }
 
 /// A few keys and queries, others for other `seed`s.
@@ -504,45 +425,5 @@ impl World {
             Err(error) => Ok(error),
             Ok(()) => Err(format!("{op:?} succeeds on a GPU that no longer answers")),
         }
-    }
-}
-
-impl Mirror {
-    fn select(&mut self) {
-        self.select_with(&queries_data(self.grown));
-    }
-
-    fn select_with(&mut self, data: &[f32]) {
-        let selected = self.selector.select(queries(data));
-        self.listed = selected.expect("the CPU has no driver").clone();
-    }
-
-    fn append(&mut self, tokens: usize) {
-        self.append_with(&keys_data(self.grown, tokens), tokens);
-    }
-
-    fn append_with(&mut self, data: &[f32], tokens: usize) {
-        let appended = self.selector.append(keys(data, tokens));
-        appended.expect("the CPU has no driver");
-        self.grown += tokens;
-    }
-
-    fn rewind(&mut self) {
-        self.grown -= 1;
-        let index = self.selector.to_index().expect("the CPU has no driver");
-        let capacity = index.capacity();
-        let training_error = index.training_error();
-        let mut parts = index.to_parts();
-        let stride = parts.num_codes * PQ.num_subvectors;
-        parts.num_codes -= 1;
-        let groups = parts.codes.chunks(stride);
-        let kept = groups.flat_map(|codes| &codes[..stride - PQ.num_subvectors]);
-        parts.codes = kept.copied().collect();
-        let mut index = KeyIndex::from_parts(parts, capacity).expect("one token less");
-        index
-            .set_training_error(training_error)
-            .expect("it was one");
-        let selector = Selector::new(&Backend::Cpu, index, SELECT, QO_HEADS, 1);
-        self.selector = selector.expect("the CPU has no driver");
     }
 }
