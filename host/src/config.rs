@@ -297,6 +297,27 @@ pub struct SelectConfig {
     pub aggregation: Aggregation,
     /// Also give the heavy positions' scores: to merge lists of several shards of a context.
     pub scores: bool,
+    /// Also give the lists as [`Selection::indices`](crate::Selection::indices), if something else than positions of
+    /// 32 bits is wanted.
+    pub indices: Option<IndexConfig>,
+}
+
+/// What [`Selection::indices`](crate::Selection::indices) are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexConfig {
+    /// 64 bits in place of 32.
+    pub wide: bool,
+    /// Cache slots, `page_table[p / page_size] * page_size + p % page_size`, in place of positions `p`: of a
+    /// [`RaggedSelector`](crate::RaggedSelector) with pages alone.
+    pub slots: bool,
+}
+
+impl IndexConfig {
+    /// Positions of 64 bits.
+    pub const WIDE: IndexConfig = IndexConfig {
+        wide: true,
+        slots: false,
+    };
 }
 
 impl Default for SelectConfig {
@@ -312,6 +333,7 @@ impl Default for SelectConfig {
             causal: false,
             aggregation: Aggregation::PerHead,
             scores: false,
+            indices: None,
         }
     }
 }
@@ -335,6 +357,16 @@ impl SelectConfig {
             }
         }
         Ok(())
+    }
+
+    /// That no slots are asked for, where there are no pages to have slots in.
+    pub(crate) fn check_no_slots(&self) -> Result<()> {
+        match self.indices {
+            Some(IndexConfig { slots: true, .. }) => {
+                Err(Error::invalid("indices", "slots", "pages to have slots in"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The longest context that is listed whole: `heavy + init_offset + num_queries + 2^bits`,

@@ -49,12 +49,14 @@ pub mod quality;
 pub mod stages;
 
 pub use backend::{AutoBackend, Backend};
-pub use config::{Aggregation, CentroidDtype, Metric, PqConfig, SelectConfig, Start, TrainConfig};
+pub use config::{
+    Aggregation, CentroidDtype, IndexConfig, Metric, PqConfig, SelectConfig, Start, TrainConfig,
+};
 pub use error::{Error, Result};
 pub use index::{Augmentation, IndexParts, KeyIndex};
 
 pub use merge::{merge_selections, shard_config};
-pub use ragged::{IndexConfig, Paging, RaggedConfig, RaggedSelector, SequenceConfig};
+pub use ragged::{Paging, RaggedConfig, RaggedSelector, SequenceConfig};
 pub use selection::{Indices, Selection};
 pub use selector::Selector;
-pub use tensor::{Keys, Queries};
+pub use tensor::{Component, Keys, Queries};

@@ -11,7 +11,7 @@ use gpu_kernels::order::{rank, rank_position};
 use gpu_kernels::step::StepShape;
 
 use crate::config::{Aggregation, MAX_TOKENS, PqConfig, SelectConfig};
-use crate::cpu::{index_list, weights};
+use crate::cpu::{index_list, indices, weights};
 use crate::error::{Error, Result};
 use crate::selection::Selection;
 
@@ -68,6 +68,7 @@ pub fn shard_config(
         short_context: false,
         weights: false,
         scores: true,
+        indices: None,
         ..*config
     })
 }
@@ -78,7 +79,7 @@ pub fn shard_config(
 ///
 /// # Errors
 /// [`Error::Invalid`] for no shard, shards of different shapes, without scores or with another rule for
-/// heads, with fewer heavy keys than `config` asks for, or whose candidates are not the whole context's.
+/// heads, with fewer heavy keys than `config` asks for, slots, or whose candidates are not the whole context's.
 pub fn merge_selections(
     shards: &[&Selection],
     pq: &PqConfig,
@@ -86,6 +87,7 @@ pub fn merge_selections(
 ) -> Result<Selection> {
     config.validate()?;
     pq.validate_ranges()?;
+    config.check_no_slots()?;
     check_aggregation(config)?;
     let Some(first) = shards.first() else {
         return Err(Error::invalid("shards", 0, "at least one"));
@@ -126,12 +128,13 @@ pub fn merge_selections(
         },
         ..StepShape::default()
     };
-    let mut merged = Selection::new(&shape, batch, config.weights, config.scores);
+    let mut merged = Selection::new(&shape, batch, config);
     merged.seq_len = seq_len;
     let mut candidates = Vec::new();
     for row in 0..merged.lengths.len() {
         merge_row(shards, &mut merged, row, &mut candidates)?;
     }
+    indices::indices(&mut merged, 0, &[], 0);
     Ok(merged)
 }
 

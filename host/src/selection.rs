@@ -2,6 +2,8 @@
 
 use gpu_kernels::step::{Regions, SequenceParams, StepShape};
 
+use crate::config::SelectConfig;
+
 /// The positions that every (batch, query head, query) attends to, or every (batch, key-value head, query)
 /// where scores are aggregated.
 ///
@@ -70,16 +72,13 @@ impl PartialEq for Selection {
 }
 
 impl Selection {
-    pub(crate) fn new(
-        shape: &StepShape,
-        batch: usize,
-        has_weights: bool,
-        has_scores: bool,
-    ) -> Self {
+    /// One to write to, of steps of that shape, which `config` asks for.
+    pub(crate) fn new(shape: &StepShape, batch: usize, config: &SelectConfig) -> Self {
         let shape = &shape.of_lists();
         let rows = batch * shape.rows_per_batch() as usize;
+        let len = rows * shape.list_stride as usize;
         Selection {
-            has_scores,
+            has_scores: config.scores,
             shape: *shape,
             heavy_positions: vec![-1; rows * shape.scores_stride as usize],
             heavy_scores: vec![0.0; rows * shape.scores_stride as usize],
@@ -88,11 +87,14 @@ impl Selection {
             num_queries: shape.num_queries as usize,
             seq_len: 0,
             sequences: Vec::new(),
-            indices: None,
+            indices: config.indices.map(|indices| match indices.wide {
+                true => Indices::I64(vec![-1; len]),
+                false => Indices::I32(vec![-1; len]),
+            }),
             list_stride: shape.list_stride as usize,
-            has_weights,
+            has_weights: config.weights,
             weights_stride: shape.weights_stride as usize,
-            positions: vec![-1; rows * shape.list_stride as usize],
+            positions: vec![-1; len],
             lengths: vec![0; rows],
             weights: vec![0.0; rows * shape.weights_stride as usize],
         }
@@ -155,6 +157,34 @@ impl Selection {
     /// each row count; `None` when the configuration did not ask for them.
     pub fn padded_weights(&self) -> Option<&[f32]> {
         self.has_weights.then_some(&self.weights[..])
+    }
+
+    /// A copy whose rows of weights are as long as the context (the longest, in a batch of several), without room for
+    /// a longer one.
+    pub fn to_compact(&self) -> Selection {
+        let width = if self.has_weights { self.seq_len } else { 0 };
+        let rows = self.weights.chunks(self.weights_stride.max(1));
+        Selection {
+            batch: self.batch,
+            num_qo_heads: self.num_qo_heads,
+            num_queries: self.num_queries,
+            seq_len: self.seq_len,
+            sequences: self.sequences.clone(),
+            indices: self.indices.clone(),
+            list_stride: self.list_stride,
+            has_weights: self.has_weights,
+            weights_stride: width,
+            positions: self.positions.clone(),
+            lengths: self.lengths.clone(),
+            weights: rows.flat_map(|row| &row[..width]).copied().collect(),
+            has_scores: self.has_scores,
+            shape: StepShape {
+                weights_stride: width as u32,
+                ..self.shape
+            },
+            heavy_positions: self.heavy_positions.clone(),
+            heavy_scores: self.heavy_scores.clone(),
+        }
     }
 
     /// Heavy positions of one row, ascending, and the score of each; `None` when the configuration did not

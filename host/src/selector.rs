@@ -7,12 +7,13 @@ use crate::config::{MAX_LIST_POSITIONS, PqConfig, SelectConfig};
 use crate::error::{Error, Result};
 use crate::index::KeyIndex;
 use crate::selection::Selection;
-use crate::tensor::{Keys, Queries};
+use crate::tensor::{Component, Keys, Queries, Room};
 use crate::{cpu, cuda};
 
 /// Selects keys step by step: owns an index on its backend, and every buffer of a step.
 ///
-/// Nothing is allocated after [`Selector::new`]. A call that fails changes nothing.
+/// Keys and queries are of f32, f16 or bf16; a list is the one of the same numbers in f32. Nothing is allocated after
+/// [`Selector::new`], but where many keys of half precision are appended at once. A call that fails changes nothing.
 #[derive(Debug)]
 pub struct Selector {
     engine: Engine,
@@ -20,6 +21,7 @@ pub struct Selector {
     num_qo_heads: usize,
     num_queries: usize,
     selection: Selection,
+    room: Room,
 }
 
 #[derive(Debug)]
@@ -44,8 +46,11 @@ impl Selector {
         num_queries: usize,
     ) -> Result<Self> {
         config.validate()?;
+        config.check_no_slots()?;
         let shape = step_shape(&index, &config, num_qo_heads, num_queries)?;
-        let selection = Selection::new(&shape, index.batch(), config.weights, config.scores);
+        let selection = Selection::new(&shape, index.batch(), &config);
+        let of_keys = index.groups() * index.head_dim();
+        let of_queries = index.batch() * shape.rows_per_batch() as usize * index.head_dim();
         let engine = match backend {
             Backend::Cpu => Engine::Cpu(Box::new(cpu::step::Step::new(index, shape))),
             Backend::Cuda(device) => {
@@ -59,6 +64,7 @@ impl Selector {
             num_qo_heads,
             num_queries,
             selection,
+            room: Room::new(of_keys, of_queries),
         })
     }
 
@@ -66,7 +72,8 @@ impl Selector {
     ///
     /// # Errors
     /// As [`KeyIndex::append`]; on a GPU also what the driver answers.
-    pub fn append(&mut self, keys: Keys<'_>) -> Result<()> {
+    pub fn append<T: Component>(&mut self, keys: Keys<'_, T>) -> Result<()> {
+        let keys = keys.widen(&mut self.room.keys);
         match &mut self.engine {
             Engine::Cpu(step) => step.append(keys),
             Engine::Cuda(step) => step.append(keys),
@@ -79,8 +86,9 @@ impl Selector {
     /// # Errors
     /// [`Error::Invalid`] for another shape than the selector was made for; on a GPU also what the
     /// driver answers.
-    pub fn select(&mut self, queries: Queries<'_>) -> Result<&Selection> {
+    pub fn select<T: Component>(&mut self, queries: Queries<'_, T>) -> Result<&Selection> {
         self.check_queries(&queries)?;
+        let queries = queries.widen(&mut self.room.queries);
         match &mut self.engine {
             Engine::Cpu(step) => step.select(queries, &mut self.selection),
             Engine::Cuda(step) => step.select(queries, &mut self.selection)?,
@@ -134,7 +142,7 @@ impl Selector {
     ///
     /// # Errors
     /// As there; on a GPU also what the driver answers.
-    pub fn drift(&self, keys: Keys<'_>, position: usize) -> Result<Option<f64>> {
+    pub fn drift<T: Component>(&self, keys: Keys<'_, T>, position: usize) -> Result<Option<f64>> {
         match &self.engine {
             Engine::Cpu(step) => step.index().drift(keys, position),
             Engine::Cuda(step) => step.drift(keys, position),
@@ -162,7 +170,7 @@ impl Selector {
     ///
     /// # Errors
     /// [`Error::Invalid`] for another shape than the selector was made for.
-    pub fn check_queries(&self, queries: &Queries<'_>) -> Result<()> {
+    pub fn check_queries<T: Component>(&self, queries: &Queries<'_, T>) -> Result<()> {
         queries.check_len()?;
         let (batch, head_dim) = match &self.engine {
             Engine::Cpu(step) => (step.index().batch(), step.index().head_dim()),

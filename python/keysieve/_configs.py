@@ -71,6 +71,8 @@ class SelectConfig:
     by its query heads' scores put together so."""
     scores: bool = False
     """Also give the heavy positions' scores, for merge_selections."""
+    positions: str = "int32"
+    """The integers of Selection.positions: "int32" or "int64"."""
 
     def __post_init__(self) -> None:
         _native.check_config("select", self)

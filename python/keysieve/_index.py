@@ -30,7 +30,7 @@ class Selection:
 
     @property
     def positions(self) -> "_native.Array":
-        """int32 [batch, heads, num_queries, stride]: ascending, then -1."""
+        """int32, or int64 as ``SelectConfig.positions`` says, [batch, heads, num_queries, stride]: ascending, then -1."""
         return self._native.positions
 
     @property
@@ -189,8 +189,10 @@ class KeyIndex:
 
         ``config`` takes the place of the index's own for this call; another configuration or number of
         queries than the last call's takes the index to the host and back, which is slow.
-        ``out`` are host arrays that are written too: positions (int32 or int64, the shape of
-        ``Selection.positions``), lengths, and weights (float32) if there are any."""
+        ``out`` are arrays that are written too, where the queries are: positions (int32 or int64, the shape of
+        ``Selection.positions``), lengths (the same types), and weights (float32) if there are any. On a GPU they are
+        contiguous and are written in the order of the stream, which may be captured; the last axis of weights is
+        then ``seq_len`` or ``capacity``, the latter in a capture."""
         config = self._select if config is None else _expect("config", config, SelectConfig)
         if out is not None:
             out = tuple(out)
@@ -203,16 +205,20 @@ class KeyIndex:
         queries: Any,
         config: Optional[SelectConfig] = None,
         *,
+        out: Optional[Sequence[Any]] = None,
         stream: Optional[Any] = None,
     ) -> Selection:
-        """One decode step: ``append`` of one token, ``keys`` [batch, num_kv_heads, 1, head_dim], and ``select``.
+        """One decode step: ``append`` of one token, ``keys`` [batch, num_kv_heads, 1, head_dim], and ``select``, whose
+        ``out`` it has.
 
         With arrays on a GPU it neither allocates device memory nor waits, once a first ``select`` or step of
         this shape has made what it needs, and whether keys are finite is not asked. Inside a capture (``torch.cuda.graph``) it does nothing now: the graph
         appends and selects at each launch, on the same arrays; call ``replayed`` before each."""
         config = self._select if config is None else _expect("config", config, SelectConfig)
         number = stream_number(queries, stream)
-        return Selection(self._native.step(keys, queries, config, number))
+        if out is not None:
+            out = tuple(out)
+        return Selection(self._native.step(keys, queries, config, number, out))
 
     def replayed(self, steps: int = 1, *, stream: Optional[Any] = None) -> None:
         """Says that a graph with a captured ``step`` is about to be launched so many times. Without a

@@ -66,7 +66,7 @@ def select(
     state: torch.Tensor, queries: torch.Tensor, heads: int, stride: int
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """The lists of ``queries`` [batch, num_qo_heads, num_queries, head_dim], on their device: positions int32
-    [batch, heads, num_queries, stride], lengths int32 [batch, heads, num_queries]. ``list_shape`` says heads and stride."""
+    [batch, heads, num_queries, stride] (whatever ``SelectConfig.positions`` says), lengths int32 [batch, heads, num_queries]. ``list_shape`` says heads and stride."""
     selection = _index(state).select(queries)
     positions = torch.from_dlpack(selection.positions)
     lengths = torch.from_dlpack(selection.lengths)
@@ -76,7 +76,8 @@ def select(
             "heads, stride", expected[1::2], f"{tuple(positions.shape[1::2])}, as list_shape says"
         )
     # Theirs is the index's memory, which a later call writes.
-    return positions.to(queries.device, copy=True), lengths.to(queries.device, copy=True)
+    positions = positions.to(queries.device, torch.int32, copy=True)
+    return positions, lengths.to(queries.device, copy=True)
 
 
 @select.register_fake

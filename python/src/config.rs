@@ -1,6 +1,8 @@
 //! The dataclasses of `keysieve._configs`, as the library has them.
 
-use keysieve::{Aggregation, CentroidDtype, Metric, PqConfig, SelectConfig, Start, TrainConfig};
+use keysieve::{
+    Aggregation, CentroidDtype, IndexConfig, Metric, PqConfig, SelectConfig, Start, TrainConfig,
+};
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyString};
@@ -119,6 +121,14 @@ pub(crate) fn select_config(object: &Bound<'_, PyAny>) -> PyResult<SelectConfig>
         causal: flag(object, "causal")?,
         aggregation,
         scores: flag(object, "scores")?,
+        indices: match text(object, "positions")?.as_str() {
+            "int32" => None,
+            "int64" => Some(IndexConfig::WIDE),
+            other => {
+                let expected = "int32 or int64";
+                return Err(Class::InvalidArgument.error("positions", other, expected));
+            }
+        },
     };
     config.validate().map_err(raised)?;
     Ok(config)

@@ -11,9 +11,10 @@ use pyo3::prelude::*;
 
 use crate::dlpack::{self, Array, Dtype, Handover, Tensor, contiguous};
 use crate::errors::{Class, raised};
-use crate::index::{Index, State, lock};
+use crate::index::Index;
 use crate::inputs::Input;
-use crate::selection::Selected;
+use crate::selection::{Out, Selected};
+use crate::state::{State, lock};
 
 /// A CUDA stream, as the driver knows it.
 type Stream = *mut c_void;
@@ -122,13 +123,14 @@ pub(crate) fn append(
 }
 
 /// [`Index::select`] of queries in device memory, behind the work of their stream; with `new_keys`
-/// `[batch, num_kv_heads, 1, head_dim]` a whole decode step.
+/// `[batch, num_kv_heads, 1, head_dim]` a whole decode step; with `out` into those arrays too.
 pub(crate) fn select(
     index: &Index,
     py: Python<'_>,
     config: &SelectConfig,
     input: &Input,
     new_keys: Option<&Input>,
+    out: Option<&Out>,
     stream: Option<i64>,
 ) -> PyResult<Selected> {
     let device = device_of("queries", index, input)?;
@@ -139,6 +141,10 @@ pub(crate) fn select(
             device_of("keys", index, keys)?;
             Some(device_array("keys", keys)?)
         }
+    };
+    let lists = match out {
+        None => None,
+        Some(out) => Some(out.on_device(device.ordinal() as i32)?),
     };
     let stream = stream_of(stream)?;
     let [batch, num_qo_heads, num_queries, _] = input.shape;
@@ -151,12 +157,19 @@ pub(crate) fn select(
         let Some(step) = selector.cuda_step() else {
             unreachable!("a selector on a GPU");
         };
-        let handle = (stream as Stream).cast();
+        if let Some(out) = out {
+            let buffers = step.device_buffers();
+            let seq_len = step.seq_len() + usize::from(keys.is_some());
+            let widths = [seq_len, buffers.weights_stride];
+            let widths = if has_weights { &widths[..] } else { &[] };
+            out.check(&[batch, heads, num_queries], buffers.list_stride, widths)?;
+        }
+        let (lists, handle) = (lists.as_ref(), (stream as Stream).cast());
         // SAFETY: as in `append`.
         unsafe {
             match &keys {
-                None => step.select_on(&queries, handle)?,
-                Some(keys) => step.step_on(keys, &queries, handle)?,
+                None => step.select_into(&queries, lists, handle)?,
+                Some(keys) => step.step_into(keys, &queries, lists, handle)?,
             }
         }
         let (buffers, seq_len) = (step.device_buffers(), step.seq_len());
@@ -253,7 +266,12 @@ impl OnDevice {
 
     pub(crate) fn positions(&self) -> Array {
         let stride = self.buffers.list_stride;
-        self.array(self.buffers.positions, Dtype::I32, Some((stride, stride)))
+        // A `SelectConfig` asks for indices where it wants them wide.
+        let (address, dtype) = match self.buffers.indices {
+            Some(indices) => (indices, Dtype::I64),
+            None => (self.buffers.positions, Dtype::I32),
+        };
+        self.array(address, dtype, Some((stride, stride)))
     }
 
     pub(crate) fn lengths(&self) -> Array {

@@ -1,21 +1,19 @@
-//! The index behind `keysieve.KeyIndex`: on the host until the first select, then a selector's.
+//! The index behind `keysieve.KeyIndex`: what its methods take, and where that is done.
 
-use std::any::Any;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 
-use keysieve::{
-    Augmentation, Backend, IndexParts, KeyIndex, Keys, PqConfig, Queries, SelectConfig, Selector,
-};
+use keysieve::{Augmentation, Backend, IndexParts, KeyIndex, PqConfig};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::config::{pq_config, select_config, train_config};
-use crate::dlpack::{Array, Dtype, Imported, Tensor};
+use crate::dlpack::{Array, Dtype, Imported, owned};
 use crate::errors::{Class, raised};
-use crate::inputs::{Input, to_f32};
+use crate::inputs::{Input, floats};
 use crate::integers::to_codes;
 use crate::selection::{Out, Selected};
+use crate::state::{State, lock, untrained};
 
 pub(crate) const KEYS: &str = "shape [batch, num_kv_heads, tokens, head_dim]";
 pub(crate) const QUERIES: &str = "shape [batch, num_qo_heads, num_queries, head_dim]";
@@ -27,96 +25,6 @@ pub(crate) struct Index {
     config: PqConfig,
     pub(crate) backend: Backend,
     state: Mutex<State>,
-}
-
-pub(crate) enum State {
-    Untrained,
-    OnHost(Box<KeyIndex>),
-    AtWork(Engine),
-}
-
-/// A selector with what it was made for.
-pub(crate) struct Engine {
-    config: SelectConfig,
-    num_qo_heads: usize,
-    num_queries: usize,
-    pub(crate) selector: Arc<Mutex<Selector>>,
-}
-
-/// What a panic in another thread left behind is not used again.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> keysieve::Result<MutexGuard<'_, T>> {
-    mutex.lock().map_err(|_| {
-        let got = "one that a call left half-done";
-        keysieve::Error::invalid("index", got, "an index whose calls returned")
-    })
-}
-
-fn untrained() -> keysieve::Error {
-    keysieve::Error::invalid("index", "no centroids", "train or load first")
-}
-
-impl State {
-    /// The selector for steps of that shape; another one goes back to the host for it.
-    pub(crate) fn engine(
-        &mut self,
-        backend: &Backend,
-        config: &SelectConfig,
-        num_qo_heads: usize,
-        num_queries: usize,
-    ) -> keysieve::Result<&mut Engine> {
-        let index = match &*self {
-            State::Untrained => return Err(untrained()),
-            State::OnHost(index) => Some((**index).clone()),
-            State::AtWork(engine) => {
-                let fits = engine.config == *config
-                    && engine.num_qo_heads == num_qo_heads
-                    && engine.num_queries == num_queries;
-                match fits {
-                    true => None,
-                    false => Some(lock(&engine.selector)?.to_index()?),
-                }
-            }
-        };
-        if let Some(index) = index {
-            let selector = Selector::new(backend, index, *config, num_qo_heads, num_queries)?;
-            *self = State::AtWork(Engine {
-                config: *config,
-                num_qo_heads,
-                num_queries,
-                selector: Arc::new(Mutex::new(selector)),
-            });
-        }
-        match self {
-            State::AtWork(engine) => Ok(engine),
-            _ => Err(untrained()),
-        }
-    }
-
-    /// The selector there is, or one with the defaults: what a GPU's index is at work in.
-    pub(crate) fn at_work(&mut self, backend: &Backend) -> keysieve::Result<&mut Engine> {
-        let (config, heads, queries) = match &*self {
-            State::Untrained => return Err(untrained()),
-            State::OnHost(index) => (SelectConfig::default(), index.num_kv_heads(), 1),
-            State::AtWork(engine) => (engine.config, engine.num_qo_heads, engine.num_queries),
-        };
-        self.engine(backend, &config, heads, queries)
-    }
-
-    fn to_index(&self) -> keysieve::Result<KeyIndex> {
-        match self {
-            State::Untrained => Err(untrained()),
-            State::OnHost(index) => Ok((**index).clone()),
-            State::AtWork(engine) => lock(&engine.selector)?.to_index(),
-        }
-    }
-
-    fn append(&mut self, keys: Keys<'_>) -> keysieve::Result<()> {
-        match self {
-            State::Untrained => Err(untrained()),
-            State::OnHost(index) => index.append(keys),
-            State::AtWork(engine) => lock(&engine.selector)?.append(keys),
-        }
-    }
 }
 
 impl Index {
@@ -260,16 +168,7 @@ impl Index {
             return crate::cuda::train(self, py, &self.config, &training, &input, capacity, stream);
         }
         let input = input.on_host("keys")?;
-        let (tensor, shape) = (&input.array.tensor, input.shape);
-        py.detach(|| {
-            // SAFETY: the array is borrowed until this call returns; its owner keeps others from writing.
-            let data = unsafe { to_f32(tensor, 0..shape[2]) };
-            let keys = Keys::new(&data, shape)?;
-            let trained =
-                KeyIndex::train_on(&self.backend, &self.config, &training, keys, capacity)?;
-            self.take(trained)
-        })
-        .map_err(raised)
+        crate::host::train(self, py, &self.config, &training, &input, capacity)
     }
 
     /// Encodes the tokens from `first` on and adds them.
@@ -281,7 +180,7 @@ impl Index {
         stream: Option<i64>,
     ) -> PyResult<()> {
         let input = Input::new("keys", keys, KEYS, stream)?;
-        let [batch, heads, tokens, head_dim] = input.shape;
+        let tokens = input.shape[2];
         if first > tokens {
             let got = format!("{tokens} tokens");
             return Err(Class::InvalidArgument.error("keys", got, format!("at least {first}")));
@@ -290,14 +189,7 @@ impl Index {
             return crate::cuda::append(self, py, &input, first, stream);
         }
         let input = input.on_host("keys")?;
-        let tensor = &input.array.tensor;
-        py.detach(|| {
-            // SAFETY: as in `train`.
-            let data = unsafe { to_f32(tensor, first..tokens) };
-            let keys = Keys::new(&data, [batch, heads, tokens - first, head_dim])?;
-            self.state()?.append(keys)
-        })
-        .map_err(raised)
+        crate::host::append(self, py, &input, first)
     }
 
     /// Lists the keys that `queries` attend to; into the arrays of `out`, if there are any.
@@ -311,35 +203,18 @@ impl Index {
     ) -> PyResult<Selected> {
         let config = select_config(config)?;
         let input = Input::new("queries", queries, QUERIES, stream)?;
+        let out = out.map(|out| Out::new(out, stream)).transpose()?;
         if input.array.tensor.device.is_cuda() {
-            if out.is_some() {
-                let got = "arrays with queries on a GPU";
-                return Err(Class::InvalidArgument.error("out", got, "None: lists stay there"));
-            }
-            return crate::cuda::select(self, py, &config, &input, None, stream);
+            return crate::cuda::select(self, py, &config, &input, None, out.as_ref(), stream);
         }
         let input = input.on_host("queries")?;
-        let out = out.map(Out::new).transpose()?;
-        let (tensor, shape) = (&input.array.tensor, input.shape);
-        let [_, num_qo_heads, num_queries, _] = shape;
-        py.detach(|| {
-            // SAFETY: as in `train`.
-            let data = unsafe { to_f32(tensor, 0..num_queries) };
-            let queries = Queries::new(&data, shape)?;
-            let mut state = self.state()?;
-            let engine = state.engine(&self.backend, &config, num_qo_heads, num_queries)?;
-            let mut selector = lock(&engine.selector)?;
-            let selection = selector.select(queries)?;
-            if let Some(out) = &out {
-                out.write(selection)?;
-            }
-            Ok(Selected::on_host(selection.clone()))
-        })
-        .map_err(raised)
+        let out = out.map(Out::on_host).transpose()?;
+        crate::host::select(self, py, &config, &input, out.as_ref())
     }
 
     /// One decode step: appends one new key a head and selects. On a GPU one call, without a wait, which a
-    /// CUDA graph may capture.
+    /// CUDA graph may capture. Also into the arrays of `out`, if there are any.
+    #[allow(clippy::too_many_arguments)] // those of the call
     fn step(
         &self,
         py: Python<'_>,
@@ -347,8 +222,10 @@ impl Index {
         queries: &Bound<'_, PyAny>,
         config: &Bound<'_, PyAny>,
         stream: Option<i64>,
+        out: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Selected> {
         let input = Input::new("queries", queries, QUERIES, stream)?;
+        let out = out.map(|out| Out::new(out, stream)).transpose()?;
         if !input.array.tensor.device.is_cuda() {
             let select = select_config(config)?;
             let new = Input::new("keys", keys, KEYS, stream)?.on_host("keys")?;
@@ -356,7 +233,9 @@ impl Index {
                 let got = format!("shape {:?}", new.shape);
                 return Err(Class::InvalidArgument.error("keys", got, "one token"));
             }
-            return self.step_on_host(py, &new, &input.on_host("queries")?, &select);
+            let out = out.map(Out::on_host).transpose()?;
+            let input = input.on_host("queries")?;
+            return crate::host::step(self, py, &select, &new, &input, out.as_ref());
         }
         let config = select_config(config)?;
         let new = Input::new("keys", keys, KEYS, stream)?;
@@ -364,7 +243,7 @@ impl Index {
             let device = input.array.tensor.device.name();
             return Err(Class::InvalidArgument.error("keys", "cpu", device));
         }
-        crate::cuda::select(self, py, &config, &input, Some(&new), stream)
+        crate::cuda::select(self, py, &config, &input, Some(&new), out.as_ref(), stream)
     }
 
     /// Says that a graph with a captured step is about to be launched `steps` times.
@@ -453,7 +332,7 @@ impl Index {
             let shape = [&groups[..], &[config.num_centroids(), sub_dim]].concat();
             (shape, index.centroids().to_vec())
         })?;
-        Ok(array(centroids, Dtype::F32, shape))
+        Ok(owned(centroids, Dtype::F32, shape))
     }
 
     /// A copy: u8 [batch, num_kv_heads, seq_len - init_offset, m].
@@ -465,7 +344,7 @@ impl Index {
             let shape = vec![parts.batch, parts.num_kv_heads, parts.num_codes, m];
             (shape, parts.codes)
         })?;
-        Ok(array(codes, Dtype::U8, shape))
+        Ok(owned(codes, Dtype::U8, shape))
     }
 
     /// With the metric "ip": phis f32 [batch, num_kv_heads, m] and the centroids' last components f32
@@ -481,102 +360,17 @@ impl Index {
         })?;
         Ok(added.map(|(added, of_phis, of_components)| {
             (
-                array(added.phis, Dtype::F32, of_phis),
-                array(added.components, Dtype::F32, of_components),
+                owned(added.phis, Dtype::F32, of_phis),
+                owned(added.components, Dtype::F32, of_components),
             )
         }))
     }
 }
 
 impl Index {
-    /// A step whose queries cannot be appends nothing.
-    fn step_on_host(
-        &self,
-        py: Python<'_>,
-        keys: &Input,
-        queries: &Input,
-        config: &SelectConfig,
-    ) -> PyResult<Selected> {
-        let [_, num_qo_heads, num_queries, _] = queries.shape;
-        let (new, new_shape) = (&keys.array.tensor, keys.shape);
-        let (asked, asked_shape) = (&queries.array.tensor, queries.shape);
-        py.detach(|| {
-            // SAFETY: as in `train`.
-            let (new, asked) = unsafe { (to_f32(new, 0..1), to_f32(asked, 0..num_queries)) };
-            let new = Keys::new(&new, new_shape)?;
-            let asked = Queries::new(&asked, asked_shape)?;
-            let mut state = self.state()?;
-            let engine = state.engine(&self.backend, config, num_qo_heads, num_queries)?;
-            let mut selector = lock(&engine.selector)?;
-            selector.check_queries(&asked)?;
-            selector.append(new)?;
-            Ok(Selected::on_host(selector.select(asked)?.clone()))
-        })
-        .map_err(raised)
-    }
-
     /// Puts a trained index in the place of what there was.
     pub(crate) fn take(&self, trained: KeyIndex) -> keysieve::Result<()> {
         *self.state()? = State::OnHost(Box::new(trained));
         Ok(())
     }
-}
-
-/// An array of memory of its own.
-pub(crate) fn array<T: Send + Sync + 'static>(
-    elements: Vec<T>,
-    dtype: Dtype,
-    shape: Vec<usize>,
-) -> Array {
-    let elements = Arc::new(elements);
-    let address = elements.as_ptr() as usize;
-    let owner: Arc<dyn Any + Send + Sync> = elements;
-    Array::on_host(address, dtype, shape, owner)
-}
-
-/// The elements of a host array of so many axes, copied.
-fn floats(
-    argument: &str,
-    object: &Bound<'_, PyAny>,
-    axes: usize,
-) -> PyResult<(Vec<usize>, Vec<f32>)> {
-    let array = Imported::new(argument, object, None)?;
-    let tensor = &array.tensor;
-    if !tensor.device.is_host() {
-        return Err(Class::InvalidArgument.error(argument, tensor.device.name(), "cpu"));
-    }
-    if ![Dtype::F32, Dtype::F16, Dtype::BF16].contains(&tensor.dtype) {
-        let expected = "float32, float16 or bfloat16";
-        return Err(Class::InvalidType.error(argument, tensor.dtype.name(), expected));
-    }
-    if tensor.shape.len() != axes {
-        let got = format!("shape {:?}", tensor.shape);
-        return Err(Class::InvalidArgument.error(argument, got, format!("{axes} axes")));
-    }
-    let shape = tensor.shape.clone();
-    // Four axes at a time.
-    let (outer, inner) = match axes {
-        5 => (shape[0], 1),
-        _ => (1, 0),
-    };
-    let mut elements = Vec::with_capacity(tensor.len());
-    for i in 0..outer {
-        let offset = i as isize * tensor.strides[0] * tensor.dtype.bytes() as isize;
-        let mut part = Tensor {
-            address: tensor
-                .address
-                .wrapping_add_signed(if inner == 1 { offset } else { 0 }),
-            shape: shape[inner..].to_vec(),
-            strides: tensor.strides[inner..].to_vec(),
-            ..tensor.clone()
-        };
-        while part.shape.len() < 4 {
-            part.shape.insert(0, 1);
-            part.strides.insert(0, 0);
-        }
-        // SAFETY: the array is borrowed until this call returns.
-        let copied = unsafe { to_f32(&part, 0..part.shape[2]) };
-        elements.extend_from_slice(&copied);
-    }
-    Ok((shape, elements))
 }

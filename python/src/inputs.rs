@@ -98,3 +98,50 @@ unsafe fn gather<T: Copy>(tensor: &Tensor, elements: &mut Vec<f32>, to_f32: impl
         }
     }
 }
+
+/// The elements of a host array of so many axes, copied.
+pub(crate) fn floats(
+    argument: &str,
+    object: &Bound<'_, PyAny>,
+    axes: usize,
+) -> PyResult<(Vec<usize>, Vec<f32>)> {
+    let array = Imported::new(argument, object, None)?;
+    let tensor = &array.tensor;
+    if !tensor.device.is_host() {
+        return Err(Class::InvalidArgument.error(argument, tensor.device.name(), "cpu"));
+    }
+    if ![Dtype::F32, Dtype::F16, Dtype::BF16].contains(&tensor.dtype) {
+        let expected = "float32, float16 or bfloat16";
+        return Err(Class::InvalidType.error(argument, tensor.dtype.name(), expected));
+    }
+    if tensor.shape.len() != axes {
+        let got = format!("shape {:?}", tensor.shape);
+        return Err(Class::InvalidArgument.error(argument, got, format!("{axes} axes")));
+    }
+    let shape = tensor.shape.clone();
+    // Four axes at a time.
+    let (outer, inner) = match axes {
+        5 => (shape[0], 1),
+        _ => (1, 0),
+    };
+    let mut elements = Vec::with_capacity(tensor.len());
+    for i in 0..outer {
+        let offset = i as isize * tensor.strides[0] * tensor.dtype.bytes() as isize;
+        let mut part = Tensor {
+            address: tensor
+                .address
+                .wrapping_add_signed(if inner == 1 { offset } else { 0 }),
+            shape: shape[inner..].to_vec(),
+            strides: tensor.strides[inner..].to_vec(),
+            ..tensor.clone()
+        };
+        while part.shape.len() < 4 {
+            part.shape.insert(0, 1);
+            part.strides.insert(0, 0);
+        }
+        // SAFETY: the array is borrowed until this call returns.
+        let copied = unsafe { to_f32(&part, 0..part.shape[2]) };
+        elements.extend_from_slice(&copied);
+    }
+    Ok((shape, elements))
+}

@@ -7,10 +7,12 @@ mod config;
 mod cuda;
 mod dlpack;
 mod errors;
+mod host;
 mod index;
 mod inputs;
 mod integers;
 mod selection;
+mod state;
 mod stepper;
 
 use keysieve::Backend;

@@ -3,15 +3,15 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use keysieve::{PqConfig, SelectConfig, Selection};
+use keysieve::cuda::{OutArray, OutLists};
+use keysieve::{Indices, PqConfig, SelectConfig, Selection};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::config::{pq_config, select_config};
 use crate::cuda::OnDevice;
-use crate::dlpack::{Array, Dtype, Imported, contiguous};
+use crate::dlpack::{Array, Dtype, Imported, owned};
 use crate::errors::{Class, raised};
-use crate::index::array;
 use crate::integers::{write_floats, write_integers};
 
 /// The lists of one step.
@@ -24,8 +24,9 @@ pub(crate) enum Place {
 }
 
 impl Selected {
-    pub(crate) fn on_host(selection: Selection) -> Self {
-        Selected(Place::Host(Arc::new(selection)))
+    /// A copy. Rows of weights lie side by side, as some libraries take arrays only so.
+    pub(crate) fn on_host(selection: &Selection) -> Self {
+        Selected(Place::Host(Arc::new(selection.to_compact())))
     }
 
     pub(crate) fn on_device(lists: OnDevice) -> Self {
@@ -45,14 +46,17 @@ impl Selected {
 
 #[pymethods]
 impl Selected {
-    /// int32 [batch, heads, num_queries, stride].
+    /// int32 or int64 [batch, heads, num_queries, stride].
     #[getter]
     fn positions(&self) -> Array {
         match &self.0 {
             Place::Host(selection) => {
                 let shape = [&selection.shape()[..], &[selection.list_stride()]].concat();
-                let address = selection.padded_positions().as_ptr() as usize;
-                Array::on_host(address, Dtype::I32, shape, owner(selection))
+                let (address, dtype) = match selection.indices() {
+                    Some(Indices::I64(indices)) => (indices.as_ptr() as usize, Dtype::I64),
+                    _ => (selection.padded_positions().as_ptr() as usize, Dtype::I32),
+                };
+                Array::on_host(address, dtype, shape, owner(selection))
             }
             Place::Device(lists) => lists.positions(),
         }
@@ -79,16 +83,8 @@ impl Selected {
                 let weights = selection.padded_weights()?;
                 let [batch, heads, queries] = selection.shape();
                 let shape = vec![batch, heads, queries, selection.seq_len()];
-                let stride = weights.len() / (batch * heads * queries).max(1);
-                let strides = contiguous(&[batch, heads, queries, stride]);
                 let address = weights.as_ptr() as usize;
-                Some(Array::strided(
-                    address,
-                    Dtype::F32,
-                    shape,
-                    strides,
-                    owner(selection),
-                ))
+                Some(Array::on_host(address, Dtype::F32, shape, owner(selection)))
             }
             Place::Device(lists) => lists.weights(),
         }
@@ -122,8 +118,8 @@ impl Selected {
         }
         let shape = vec![batch, heads, queries, width];
         Ok(Some((
-            array(positions, Dtype::I32, shape.clone()),
-            array(scores, Dtype::F32, shape),
+            owned(positions, Dtype::I32, shape.clone()),
+            owned(scores, Dtype::F32, shape),
         )))
     }
 
@@ -142,7 +138,7 @@ impl Selected {
             Place::Host(selection) => Ok(Selected(Place::Host(selection.clone()))),
             Place::Device(lists) => py
                 .detach(|| lists.to_host())
-                .map(Selected::on_host)
+                .map(|selection| Selected::on_host(&selection))
                 .map_err(raised),
         }
     }
@@ -179,8 +175,8 @@ pub(crate) struct Out {
 }
 
 impl Out {
-    /// From a tuple of two or three arrays.
-    pub(crate) fn new(out: &Bound<'_, PyAny>) -> PyResult<Self> {
+    /// From a tuple of two or three arrays, which those on a GPU are written on `stream`.
+    pub(crate) fn new(out: &Bound<'_, PyAny>, stream: Option<i64>) -> PyResult<Self> {
         let arrays: Vec<Bound<'_, PyAny>> = out.extract()?;
         let (positions, lengths, weights) = match &arrays[..] {
             [positions, lengths] => (positions, lengths, None),
@@ -193,44 +189,95 @@ impl Out {
         };
         let integers = [Dtype::I32, Dtype::I64];
         Ok(Out {
-            positions: writable("out: positions", positions, &integers)?,
-            lengths: writable("out: lengths", lengths, &integers)?,
+            positions: writable("out: positions", positions, &integers, stream)?,
+            lengths: writable("out: lengths", lengths, &integers, stream)?,
             weights: match weights {
                 None => None,
-                Some(weights) => Some(writable("out: weights", weights, &[Dtype::F32])?),
+                Some(weights) => Some(writable("out: weights", weights, &[Dtype::F32], stream)?),
             },
         })
+    }
+
+    fn arrays(&self) -> impl Iterator<Item = (&'static str, &Imported)> {
+        let weights = self.weights.as_ref().map(|array| ("out: weights", array));
+        [
+            ("out: positions", &self.positions),
+            ("out: lengths", &self.lengths),
+        ]
+        .into_iter()
+        .chain(weights)
+    }
+
+    /// That the arrays lie on the host.
+    pub(crate) fn on_host(self) -> PyResult<Self> {
+        for (argument, array) in self.arrays() {
+            if !array.tensor.device.is_host() {
+                let got = array.tensor.device.name();
+                return Err(Class::InvalidArgument.error(argument, got, "cpu"));
+            }
+        }
+        Ok(self)
+    }
+
+    /// The arrays as a step on that GPU writes them.
+    pub(crate) fn on_device(&self, ordinal: i32) -> PyResult<OutLists> {
+        for (argument, Imported { tensor, .. }) in self.arrays() {
+            if !tensor.device.is_cuda() || tensor.device.ordinal != ordinal {
+                let expected = format!("cuda:{ordinal}, as the queries are there");
+                return Err(Class::InvalidArgument.error(argument, tensor.device.name(), expected));
+            }
+            if !tensor.is_contiguous() {
+                let got = format!("strides {:?}", tensor.strides);
+                let expected = "a contiguous array, on a GPU";
+                return Err(Class::InvalidArgument.error(argument, got, expected));
+            }
+        }
+        let array = |argument, Imported { tensor, .. }: &Imported| {
+            let is_wide = tensor.dtype.bytes() == 8;
+            OutArray::new(argument, tensor.address as u64, is_wide, tensor.len()).map_err(raised)
+        };
+        let weights = self.weights.as_ref();
+        Ok(OutLists {
+            positions: array("out: positions", &self.positions)?,
+            lengths: array("out: lengths", &self.lengths)?,
+            weights: match weights {
+                None => None,
+                Some(weights) => Some(array("out: weights", weights)?),
+            },
+        })
+    }
+
+    /// That the arrays have the shapes of those lists: `rows` `[batch, heads, num_queries]`, and weights of one of the
+    /// `widths`; without one there are no weights.
+    pub(crate) fn check(
+        &self,
+        rows: &[usize],
+        list_stride: usize,
+        widths: &[usize],
+    ) -> keysieve::Result<()> {
+        check_shape("out: lengths", &self.lengths, rows)?;
+        let positions = [rows, &[list_stride]].concat();
+        check_shape("out: positions", &self.positions, &positions)?;
+        let Some(weights) = &self.weights else {
+            return Ok(());
+        };
+        let Some(&first) = widths.first() else {
+            let expected = "None, as SelectConfig.weights is off";
+            let error = keysieve::Error::invalid("out: weights", "an array", expected);
+            return Err(error);
+        };
+        let last = weights.tensor.shape.last().copied();
+        let width = last.filter(|width| widths.contains(width));
+        let expected = [rows, &[width.unwrap_or(first)]].concat();
+        check_shape("out: weights", weights, &expected)
     }
 
     /// Checks the shapes, then writes all of it.
     pub(crate) fn write(&self, selection: &Selection) -> keysieve::Result<()> {
         let rows = &selection.shape()[..];
-        let shapes = [
-            (
-                "out: positions",
-                Some(&self.positions),
-                selection.list_stride(),
-            ),
-            ("out: weights", self.weights.as_ref(), selection.seq_len()),
-        ];
-        check_shape("out: lengths", &self.lengths, rows)?;
-        for (argument, array, width) in shapes {
-            if let Some(array) = array {
-                check_shape(argument, array, &[rows, &[width]].concat())?;
-            }
-        }
-        let weights = match (&self.weights, selection.padded_weights()) {
-            (None, _) => None,
-            (Some(array), Some(weights)) => Some((array, weights)),
-            (Some(_), None) => {
-                let expected = "None, as SelectConfig.weights is off";
-                return Err(keysieve::Error::invalid(
-                    "out: weights",
-                    "an array",
-                    expected,
-                ));
-            }
-        };
+        let width = selection.padded_weights().map(|_| selection.seq_len());
+        self.check(rows, selection.list_stride(), width.as_slice())?;
+        let weights = self.weights.as_ref().zip(selection.padded_weights());
         // SAFETY: shapes and types are checked; the caller gave the arrays to be written.
         unsafe {
             let positions = selection.padded_positions().iter().copied();
@@ -266,11 +313,19 @@ fn check_shape(argument: &str, array: &Imported, expected: &[usize]) -> keysieve
     }
 }
 
-fn writable(argument: &str, object: &Bound<'_, PyAny>, dtypes: &[Dtype]) -> PyResult<Imported> {
-    let array = Imported::new(argument, object, None)?;
-    if !array.tensor.device.is_host() {
-        return Err(Class::InvalidArgument.error(argument, array.tensor.device.name(), "cpu"));
+fn writable(
+    argument: &str,
+    object: &Bound<'_, PyAny>,
+    dtypes: &[Dtype],
+    stream: Option<i64>,
+) -> PyResult<Imported> {
+    // Its capsules do not say that nobody may write them.
+    let module: String = object.get_type().getattr("__module__")?.extract()?;
+    if module.starts_with("jax") {
+        let expected = "an array that may be written";
+        return Err(Class::InvalidType.error(argument, "an array of JAX", expected));
     }
+    let array = Imported::new(argument, object, stream)?;
     if array.is_read_only {
         return Err(Class::InvalidArgument.error(argument, "a read-only array", "a writable one"));
     }
@@ -302,7 +357,7 @@ pub(crate) fn merge_selections(
         let shards: Vec<&Selection> = shards.iter().map(|shard| &**shard).collect();
         keysieve::merge_selections(&shards, &pq, &config)
     })
-    .map(Selected::on_host)
+    .map(|selection| Selected::on_host(&selection))
     .map_err(raised)
 }
 

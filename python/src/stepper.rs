@@ -10,7 +10,8 @@ use pyo3::prelude::*;
 
 use crate::config::select_config;
 use crate::errors::{Class, raised};
-use crate::index::{Index, State, lock};
+use crate::index::Index;
+use crate::state::{State, lock};
 
 /// An address, the type (0 float32, 1 float16, 2 bfloat16), and the strides of batch, head and component.
 type Place = (u64, u8, usize, usize, usize);

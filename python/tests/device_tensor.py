@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-DTYPES = {"float32": (2, 32), "float16": (2, 16)}
+DTYPES = {"float32": (2, 32), "float16": (2, 16), "int32": (0, 32), "int64": (0, 64)}
 
 
 class _Tensor(ctypes.Structure):
@@ -29,6 +29,18 @@ _DELETER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 class _Managed(ctypes.Structure):
     _fields_ = [("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", _DELETER)]
+
+
+
+class _Versioned(ctypes.Structure):
+    _fields_ = [
+        ("major", ctypes.c_uint32),
+        ("minor", ctypes.c_uint32),
+        ("context", ctypes.c_void_p),
+        ("deleter", _DELETER),
+        ("flags", ctypes.c_uint64),
+        ("tensor", _Tensor),
+    ]
 
 
 _new_capsule = ctypes.pythonapi.PyCapsule_New
@@ -75,8 +87,8 @@ def opened(array):
     tensor = managed.contents.tensor
     shape = [tensor.shape[i] for i in range(tensor.ndim)]
     strides = [tensor.strides[i] for i in range(tensor.ndim)]
-    dtype = {(0, 32): np.int32, (2, 32): np.float32}[tensor.code, tensor.bits]
-    return tensor.data, shape, strides, dtype
+    dtype = {(0, 32): np.int32, (0, 64): np.int64, (2, 32): np.float32}[tensor.code, tensor.bits]
+    return tensor.data + tensor.byte_offset, shape, strides, dtype
 
 
 class DeviceTensor:
@@ -85,10 +97,11 @@ class DeviceTensor:
     exported = 0
     given_back = 0
 
-    def __init__(self, driver, array, order=(0, 1, 2, 3), device_id=0):
+    def __init__(self, driver, array, order=None, device_id=0):
         self.array, self.device_id = array, device_id
+        order = range(array.ndim) if order is None else order
         memory = np.ascontiguousarray(array.transpose(order))
-        strides = [0] * 4
+        strides = [0] * array.ndim
         for place, axis in enumerate(order):
             strides[axis] = memory.strides[place] // memory.itemsize
         self.strides = strides
@@ -105,21 +118,52 @@ class DeviceTensor:
 
     def __dlpack__(self, *, stream=None):
         """An older exporter: it knows no versions."""
+        tensor, deleter = self._export(stream)
+        managed = _Managed(tensor, None, deleter)
+        return self._capsule(managed, b"dltensor")
+
+    def _capsule(self, managed, name):
+        self._keep.append(managed)
+        return _new_capsule(ctypes.addressof(managed), name, None)
+
+    def _export(self, stream):
         self.streams.append(stream)
         code, bits = DTYPES[str(self.array.dtype)]
-        shape, strides = (ctypes.c_int64 * 4)(*self.shape), (ctypes.c_int64 * 4)(*self.strides)
+        ndim = len(self.shape)
+        shape, strides = (ctypes.c_int64 * ndim)(*self.shape), (ctypes.c_int64 * ndim)(*self.strides)
 
         def give_back(_):
             DeviceTensor.given_back += 1
 
         deleter = _DELETER(give_back)
+        # Some give the allocation and how far the array lies in it.
+        offset = 4 if self.address > 4 else 0
         tensor = _Tensor(
-            self.address, 2, self.device_id, 4, code, bits, 1, shape, strides, 0
+            self.address - offset, 2, self.device_id, ndim, code, bits, 1, shape, strides, offset
         )
-        managed = _Managed(tensor, None, deleter)
-        self._keep = (shape, strides, deleter, managed)
+        self._keep = [shape, strides, deleter]
         DeviceTensor.exported += 1
-        return _new_capsule(ctypes.addressof(managed), b"dltensor", None)
+        return tensor, deleter
+
+
+class VersionedTensor(DeviceTensor):
+    """As CuPy and torch export today: DLPack 1, perhaps with the flag that nobody may write."""
+
+    is_read_only = False
+
+    def __dlpack__(self, *, stream=None, max_version=None):
+        if max_version is None:
+            return super().__dlpack__(stream=stream)
+        tensor, deleter = self._export(stream)
+        managed = _Versioned(1, 1, None, deleter, int(self.is_read_only), tensor)
+        return self._capsule(managed, b"dltensor_versioned")
+
+
+class Stream:
+    """A stream as CuPy's are."""
+
+    def __init__(self, ptr):
+        self.ptr = ptr
 
 
 def find_sim_driver():

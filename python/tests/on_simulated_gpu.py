@@ -7,7 +7,7 @@ import numpy as np
 
 import keysieve
 from conftest import PQ, SELECT
-from device_tensor import DeviceTensor, Driver
+from device_tensor import DeviceTensor, Driver, Stream, VersionedTensor
 from oracle import numbers, unpadded
 
 keys, queries = numbers(1, (2, 2, 90, 8)), numbers(2, (2, 4, 1, 8))
@@ -64,6 +64,10 @@ for dtype in (np.float32, np.float16):
         same(on_gpu.select(q), on_cpu.select(queries))
         assert q.streams[-1] == 1
 assert np.array_equal(np.asarray(on_gpu.codes), np.asarray(on_cpu.codes))
+# As CuPy's arrays and streams come.
+q = VersionedTensor(driver, queries)
+same(on_gpu.select(q, stream=Stream(stream)), on_cpu.select(queries))
+assert q.streams == [stream]
 assert DeviceTensor.exported == DeviceTensor.given_back > 0
 
 # A consumer's stream waits for the step; the capsule is what it takes.
@@ -96,16 +100,74 @@ refused("keys: got cuda:0, expected cpu", lambda: on_cpu.append(k))
 refused("keys: got cpu", lambda: on_gpu.step(keys[:, :, :1], q))
 refused("keys: got shape [2, 2, 2, 8]", lambda: on_gpu.step(DeviceTensor(driver, keys[:, :, :2]), q))
 refused("keys: got 90 more", lambda: on_gpu.append(DeviceTensor(driver, keys)))
-refused("out: got arrays", lambda: on_gpu.select(q, out=(positions, lengths)))
+
+# Into arrays of the caller's.
+room = 120
+
+
+def outs(dtype=np.int32, width=None):
+    shape = (2, 4, 1)
+    stride = on_cpu.select(queries).positions.shape[3]
+    arrays = [np.full((*shape, stride), 7, dtype), np.full(shape, 7, dtype)]
+    if width is not None:
+        arrays.append(np.full((*shape, width), 7, np.float32))
+    return tuple(DeviceTensor(driver, array) for array in arrays)
+
+
+def written(out, expected):
+    driver("cuCtxSynchronize")
+    arrays = [driver.read(array) for array in out]
+    assert arrays[0].dtype == out[0].array.dtype
+    assert np.array_equal(arrays[0], np.asarray(expected.positions))
+    assert np.array_equal(arrays[1], np.asarray(expected.lengths))
+    if len(out) == 3:
+        seen = arrays[2][..., : expected.seq_len]
+        assert np.array_equal(seen, np.asarray(expected.weights))
+
+
+for dtype, width in ((np.int32, None), (np.int64, on_cpu.seq_len), (np.int64, room)):
+    out = outs(dtype, width)
+    same(on_gpu.select(q, out=out, stream=stream), on_cpu.select(queries))
+    written(out, on_cpu.select(queries))
+    assert out[0].streams[0] == stream
+out = outs(np.int64, on_cpu.seq_len + 1)
+new = keys[:, :, :1]
+k = DeviceTensor(driver, new)
+expected = on_cpu.step(new, queries)
+same(on_gpu.step(k, q, out=out, stream=other), expected)
+written(out, expected)
+
+mixed = (outs(np.int64)[0], outs(np.int32)[1])
+on_gpu.select(q, out=mixed, stream=stream)
+written(mixed, on_cpu.select(queries))
+a, b, c = outs(width=room)
+refused("out: got 1 arrays", lambda: on_gpu.select(q, out=(a,)))
+refused("out: positions: got cpu, expected cuda:0", lambda: on_gpu.select(q, out=(positions, lengths)))
+refused("out: positions: got cuda:0, expected cpu", lambda: on_gpu.select(queries, out=(a, b)))
+refused("out: positions: got cuda:0, expected cpu", lambda: on_cpu.step(new, queries, out=(a, b)))
+refused("out: positions: got float32", lambda: on_gpu.select(q, out=(c, b)))
+refused("out: lengths: got shape", lambda: on_gpu.step(k, q, out=(a, a)))
+refused("out: weights: got shape", lambda: on_gpu.step(k, q, out=(a, b, outs(width=3)[2])))
+apart = DeviceTensor(driver, a.array, (3, 0, 1, 2))
+refused("expected a contiguous array, on a GPU", lambda: on_gpu.select(q, out=(apart, b)))
+locked = VersionedTensor(driver, b.array)
+on_gpu.select(q, out=(a, locked), stream=Stream(other))
+written((a, locked), on_cpu.select(queries))
+locked.is_read_only = True
+refused("out: lengths: got a read-only array", lambda: on_gpu.select(q, out=(a, locked)))
+elsewhere = DeviceTensor(driver, b.array, device_id=3)
+refused("out: lengths: got cuda:3, expected cuda:0", lambda: on_gpu.select(q, out=(a, elsewhere)))
 
 # A graph of the caller's.
 graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
 at = on_cpu.seq_len
-new = keys[:, :, at - 10 : at - 9]
+new = keys[:, :, at - 15 : at - 14]
 k = DeviceTensor(driver, new)
 handle = ctypes.c_void_p(stream)
+out, short = outs(np.int64, room), outs(width=at + 1)
 driver("cuStreamBeginCapture_v2", handle, 0)
-captured = on_gpu.step(k, q, stream=stream)
+refused("on a captured stream", lambda: on_gpu.step(k, q, out=short, stream=stream))
+captured = on_gpu.step(k, q, out=out, stream=stream)
 # A consumer in the same capture.
 captured.positions.__dlpack__(stream=stream)
 driver("cuStreamEndCapture", handle, ctypes.byref(graph))
@@ -117,6 +179,7 @@ for _ in range(3):
     expected = on_cpu.step(new, queries)
     driver("cuCtxSynchronize")
     assert np.array_equal(driver.read(captured.positions), np.asarray(expected.positions))
+    written(out, expected)
     assert on_gpu.select(queries).to_host() == expected
 refused("keys: got 1000 more", lambda: on_gpu.replayed(1000, stream=stream))
 
@@ -147,6 +210,14 @@ refused("query: address: got 0x1", lambda: stepper.step(place(k), (1, 0, 0, 0, 0
 refused("stream: got 0", lambda: stepper.step(place(k), place(q), 0))
 on_gpu.select(queries, keysieve.SelectConfig(heavy=3))
 refused("index: got one that works with another", lambda: stepper.step(place(k), place(q), stream))
+
+# Positions of 64 bits.
+wide = keysieve.SelectConfig(sink=6, window=5, heavy=7, weights=True, positions="int64")
+selection = on_gpu.select(q, wide, stream=stream)
+expected = on_cpu.select(queries, wide)
+assert selection.positions.dtype == expected.positions.dtype == "int64"
+assert np.array_equal(np.asarray(expected.positions), np.asarray(on_cpu.select(queries).positions))
+same(selection, expected)
 
 # Results outlive the index that they are of.
 expected = np.asarray(on_cpu.select(queries).positions)

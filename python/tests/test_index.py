@@ -145,6 +145,30 @@ def test_out(index, keys, queries, integer):
     locked = lengths.copy()
     locked.flags.writeable = False
     refused(ValueError, "out: lengths: got a read-only array", positions, locked)
+    with pytest.raises(ValueError, match="out: weights: got an array, expected None"):
+        index(keys).select(queries, out=(positions, lengths, weights))
+
+    # A step's too; what cannot be written is refused before a key is appended.
+    new = keys[:, :, :1]
+    with pytest.raises(ValueError, match="out: weights: got shape"):
+        made.step(new, queries, out=(positions, lengths, weights))
+    assert made.seq_len == 90
+    weights = np.zeros((2, 4, 3, 91), np.float32)
+    got = made.step(new, queries, out=(positions, lengths, weights))
+    assert np.array_equal(positions, np.asarray(got.positions))
+    assert np.array_equal(weights, np.asarray(got.weights))
+
+
+def test_positions_of_64_bits(index, keys, queries):
+    select = keysieve.SelectConfig(sink=6, window=5, heavy=7, positions="int64")
+    got = index(keys).select(queries, select)
+    wanted = np.asarray(index(keys).select(queries).positions)
+    assert got.positions.dtype == "int64" and np.asarray(got.positions).dtype == np.int64
+    assert np.array_equal(np.asarray(got.positions), wanted)
+    with pytest.raises(ValueError, match="positions: got int16, expected int32 or int64"):
+        keysieve.SelectConfig(positions="int16")
+    with pytest.raises(TypeError, match="positions"):
+        keysieve.SelectConfig(positions=64)
 
 
 def test_save_and_load(index, keys, queries, tmp_path):

@@ -195,6 +195,52 @@ def test_a_step_in_a_cuda_graph(index, keys, queries):
 
 
 @gpu
+@pytest.mark.parametrize("integer", [torch.int32, torch.int64])
+def test_lists_into_tensors(index, keys, queries, integer):
+    """On torch's current stream and in its graphs, without a wait."""
+    select = keysieve.SelectConfig(sink=6, window=5, heavy=7, weights=True)
+    made, plain = index(keys[:, :, :60], select, device="cuda"), index(keys[:, :, :60], select)
+    query, new = tensor(queries, "cuda"), tensor(keys[:, :, 60:61], "cuda")
+    shape = tuple(made.select(query).positions.shape)
+    positions = torch.zeros(shape, dtype=integer, device="cuda")
+    lengths = torch.zeros(shape[:3], dtype=integer, device="cuda")
+    weights = torch.zeros((*shape[:3], made.capacity), device="cuda")
+    out = (positions, lengths, weights)
+
+    def same(expected):
+        assert np.array_equal(positions.cpu().numpy(), np.asarray(expected.positions))
+        assert np.array_equal(lengths.cpu().numpy(), np.asarray(expected.lengths))
+        seen = weights[..., : expected.seq_len].cpu().numpy()
+        assert np.array_equal(seen, np.asarray(expected.weights))
+
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    free = torch.cuda.mem_get_info()[0]
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        made.select(query, out=out)
+    assert not stream.query()
+    stream.synchronize()
+    assert torch.cuda.mem_get_info()[0] == free
+    same(plain.select(queries))
+    made.step(new, query, out=out)
+    same(plain.step(keys[:, :, 60:61], queries))
+    with pytest.raises(ValueError, match="contiguous"):
+        made.select(query, out=(positions.transpose(0, 1).contiguous().transpose(0, 1), lengths))
+    with pytest.raises(ValueError, match="out: positions: got cpu"):
+        made.select(query, out=(positions.cpu(), lengths.cpu()))
+
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        made.step(new, query, out=out)
+    for at in range(61, 80):
+        new.copy_(tensor(keys[:, :, at : at + 1], "cuda"))
+        made.replayed()
+        graph.replay()
+        same(plain.step(keys[:, :, at : at + 1], queries))
+
+
+@gpu
 def test_steps_allocate_nothing(index, keys, queries):
     key, query = tensor(numbers(1, (1, 2, 200, 8)), "cuda"), tensor(queries[:1, :, :1], "cuda")
     cache = Cache(capacity=200)

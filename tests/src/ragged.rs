@@ -2,7 +2,7 @@
 
 use keysieve::{
     Backend, IndexConfig, IndexParts, Indices, KeyIndex, Keys, Metric, Paging, PqConfig, Queries,
-    RaggedConfig, RaggedSelector, Selection, SequenceConfig,
+    RaggedConfig, RaggedSelector, SelectConfig, Selection, SequenceConfig,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -239,15 +239,17 @@ impl<'a> World<'a> {
                     },
                     ..pq_config(shape)
                 },
-                select: select_config(shape, *weights),
+                select: SelectConfig {
+                    indices: case.indices.map(|(wide, slots)| IndexConfig {
+                        wide,
+                        slots: slots && case.paging.is_some(),
+                    }),
+                    ..select_config(shape, *weights)
+                },
                 paging: case.paging.map(|(page_size, codes)| Paging {
                     page_size,
                     num_pages,
                     codes,
-                }),
-                indices: case.indices.map(|(wide, slots)| IndexConfig {
-                    wide,
-                    slots: slots && case.paging.is_some(),
                 }),
             },
         }
@@ -376,7 +378,7 @@ impl<'a> World<'a> {
             let padding = &got.padded_positions()[at + len..at + stride];
             prop_assert!(padding.iter().all(|&p| p == -1));
             let index_of = |p: i32| match self.case.paging {
-                Some((size, _)) if self.config.indices.is_some_and(|i| i.slots) => {
+                Some((size, _)) if self.config.select.indices.is_some_and(|i| i.slots) => {
                     pages[p as usize / size] as usize * size + p as usize % size
                 }
                 _ => p as usize,
@@ -387,7 +389,7 @@ impl<'a> World<'a> {
                 }
                 Indices::I64(indices) => indices[at..][..stride].to_vec(),
             });
-            prop_assert_eq!(indices.is_some(), self.config.indices.is_some());
+            prop_assert_eq!(indices.is_some(), self.config.select.indices.is_some());
             if let Some(indices) = indices {
                 let listed = list.iter().map(|&p| index_of(p) as i64);
                 let padding = std::iter::repeat_n(-1, stride - len);

@@ -61,6 +61,7 @@ pub fn select_config(shape: &Shape, weights: bool) -> SelectConfig {
         causal: shape.causal,
         aggregation: aggregation(shape.aggregation),
         scores: shape.scores_stride > 0,
+        indices: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whole steps on a device against the oracle and the CPU backend.
 
 use keysieve::cuda::Variant;
-use keysieve::{Backend, KeyIndex, Keys, Queries, Selection, Selector};
+use keysieve::{Backend, IndexConfig, KeyIndex, Keys, Queries, SelectConfig, Selection, Selector};
 use proptest::test_runner::{TestCaseError, TestCaseResult};
 use proptest::{prop_assert, prop_assert_eq};
 
@@ -114,7 +114,10 @@ pub fn one_variant(
         codes,
         seq_len: shape.init_offset + case.num_codes,
     };
-    let config = select_config(&shape, case.weights);
+    let config = SelectConfig {
+        indices: (pick % 2 == 1).then_some(IndexConfig::WIDE),
+        ..select_config(&shape, case.weights)
+    };
     let selector = |backend: &Backend| {
         let heads = shape.num_qo_heads();
         Selector::new(backend, index.clone(), config, heads, shape.num_queries).map_err(fail)

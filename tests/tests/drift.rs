@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use keysieve::{
-    Backend, Error, KeyIndex, Keys, Metric, PqConfig, SelectConfig, Selector, Start, TrainConfig,
+    Backend, Error, KeyIndex, Keys, Metric, PqConfig, RaggedConfig, RaggedSelector, SelectConfig,
+    Selector, SequenceConfig, Start, TrainConfig,
 };
 use keysieve_tests::device::{Device, Suite, fail};
 use keysieve_tests::oracle::distance_f64;
@@ -182,8 +183,27 @@ fn drift_tells_when_keys_change(device: &Device) -> TestCaseResult {
     );
     prop_assert!(much.is_some_and(|drift| drift > 2.0), "{:?}", much);
 
-    // Trained again on what is recent, the same keys drift no more.
+    // A sequence of a ragged batch drifts as one alone.
+    let config = RaggedConfig {
+        batch: 2,
+        num_kv_heads: 2,
+        num_qo_heads: 2,
+        num_queries: 1,
+        head_dim: 8,
+        capacity,
+        pq,
+        select: SelectConfig::default(),
+        paging: None,
+    };
+    let mut ragged = RaggedSelector::new(&device.backend, &config).map_err(fail)?;
     let index = selector.to_index().map_err(fail)?;
+    let regions = SequenceConfig::from(&config.select);
+    ragged.insert(1, &index, &regions, &[]).map_err(fail)?;
+    let of_slot = ragged.drift(1, moved, tokens + recent).map_err(fail)?;
+    prop_assert_eq!(of_slot, much);
+    prop_assert!(ragged.drift(0, moved, 0).is_err());
+
+    // Trained again on what is recent, the same keys drift no more.
     let again = index
         .retrain_on(&device.backend, &training, moved, recent)
         .map_err(fail)?;
@@ -202,7 +222,7 @@ fn drift_tells_when_keys_change(device: &Device) -> TestCaseResult {
         ..same
     };
     prop_assert!(selector.drift(other, tokens).is_err());
-    let none = Keys::new(&[], [1, 2, 0, 8]).map_err(fail)?;
+    let none = Keys::new(&[0.0; 0], [1, 2, 0, 8]).map_err(fail)?;
     prop_assert!(selector.drift(none, tokens).is_err());
     let mut parts = KeyIndex::from_parts(index.to_parts(), capacity).map_err(fail)?;
     prop_assert_eq!(parts.drift(same, tokens).map_err(fail)?, None);

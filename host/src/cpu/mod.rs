@@ -9,6 +9,7 @@ pub mod aggregate;
 pub mod codebook;
 pub mod codes;
 pub mod index_list;
+pub(crate) mod indices;
 pub mod lut;
 pub mod scores;
 pub mod top_k;

@@ -4,111 +4,21 @@
 //! Nothing is allocated, copied to the host or waited for. Keys are not asked whether they are finite.
 
 use cust::sys;
-use gpu_kernels::gather::{Gather, GatherShape};
+use gpu_kernels::gather::Gather;
 use gpu_kernels::kernel::In;
-use gpu_kernels::kmeans;
 
+pub use super::array::DeviceArray;
 use super::buffer::Buffer;
 use super::device::Device;
 use super::error::OrDriverError;
-use super::keys::KeyDtype;
 use super::launch::{Grid, launch};
+use super::out::OutLists;
 use super::step::{Stale, Step};
 use crate::error::{Error, Result};
 
 /// Threads of a block, and blocks at most.
-const THREADS: usize = 256;
-const MAX_BLOCKS: usize = 1024;
-
-/// An array of four axes in device memory, with a stride for each in components: component (i, j, k, l) lies
-/// `i * strides[0] + j * strides[1] + k * strides[2] + l * strides[3]` components behind the address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeviceArray {
-    address: u64,
-    dtype: KeyDtype,
-    shape: [usize; 4],
-    strides: [usize; 4],
-}
-
-impl DeviceArray {
-    /// An array of `shape` at a device address, with the strides of its axes in components. `argument` is what an
-    /// error calls it.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for an address that is 0 or not a multiple of a component's size, for 2^32 components or more, and
-    /// for an array that would reach 2^63 bytes.
-    pub fn new(
-        argument: &str,
-        address: u64,
-        dtype: KeyDtype,
-        shape: [usize; 4],
-        strides: [usize; 4],
-    ) -> Result<Self> {
-        let len = shape.iter().try_fold(1usize, |n, &len| n.checked_mul(len));
-        if len.is_none_or(|len| len > u32::MAX as usize) {
-            return Err(Error::invalid(
-                argument,
-                format!("shape {shape:?}"),
-                "fewer than 2^32 components",
-            ));
-        }
-        let is_empty = len == Some(0);
-        if !is_empty && (address == 0 || !address.is_multiple_of(dtype.bytes() as u64)) {
-            return Err(Error::invalid(
-                format!("{argument}: address"),
-                format!("{address:#x}"),
-                format!("a device address that {} divides", dtype.bytes()),
-            ));
-        }
-        let lasts = shape.map(|len| len.saturating_sub(1) as u128);
-        let reach: u128 = lasts.iter().zip(strides).map(|(&n, s)| n * s as u128).sum();
-        if reach * dtype.bytes() as u128 >= 1 << 63 {
-            return Err(Error::invalid(
-                format!("{argument}: strides"),
-                format!("{strides:?} for shape {shape:?}"),
-                "an array within 2^63 bytes",
-            ));
-        }
-        Ok(DeviceArray {
-            address,
-            dtype,
-            shape,
-            strides,
-        })
-    }
-
-    /// Its axes' lengths.
-    pub fn shape(&self) -> [usize; 4] {
-        self.shape
-    }
-
-    /// Without the first `first` indices of the third axis, at most all.
-    pub fn from_token(&self, first: usize) -> Self {
-        self.slice(first.min(self.shape[2])..self.shape[2])
-    }
-
-    /// Indices `range` of the third axis.
-    fn slice(&self, range: std::ops::Range<usize>) -> Self {
-        let offset = range.start * self.strides[2] * self.dtype.bytes();
-        let [a, b, _, d] = self.shape;
-        DeviceArray {
-            address: self.address + offset as u64,
-            shape: [a, b, range.len(), d],
-            ..*self
-        }
-    }
-
-    fn check_shape(&self, argument: &str, expected: [usize; 4]) -> Result<()> {
-        if self.shape == expected {
-            return Ok(());
-        }
-        Err(Error::invalid(
-            argument,
-            format!("shape {:?}", self.shape),
-            format!("{expected:?}, as the step has"),
-        ))
-    }
-}
+pub(super) const THREADS: usize = 256;
+pub(super) const MAX_BLOCKS: usize = 1024;
 
 impl Device {
     /// Waits for everything that was enqueued on `stream`, and whether it went well.
@@ -149,18 +59,37 @@ impl Step {
     /// [`Error::Invalid`] for another shape, or for a captured stream where the step has something to put right first (a
     /// variant was set, a call failed); what the driver answers.
     pub unsafe fn select_on(&mut self, queries: &DeviceArray, stream: sys::CUstream) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.select_into(queries, None, stream) }
+    }
+
+    /// [`Step::select_on`] that also writes the lists to arrays of the caller's, in the order of the stream.
+    ///
+    /// # Errors
+    /// As [`Step::select_on`]; [`Error::Invalid`] for arrays of other lengths than the step's lists.
+    pub unsafe fn select_into(
+        &mut self,
+        queries: &DeviceArray,
+        lists: Option<&OutLists>,
+        stream: sys::CUstream,
+    ) -> Result<()> {
         queries.check_shape("queries", self.queries_shape())?;
         // SAFETY: the caller's.
-        let captured = unsafe { self.pass_to_caller(stream)? };
+        let captured = unsafe { self.pass_to_caller(stream, lists, self.seq_len)? };
         self.on(captured, |step, captured| {
             // SAFETY: the caller's.
             unsafe { step.gather((queries, &step.queries), None)? };
-            if captured {
-                return step.enqueue_lists();
+            if !captured {
+                step.listed_len = None;
             }
-            step.listed_len = None;
             step.enqueue_lists()?;
-            step.listed_len = Some(step.seq_len);
+            if let Some(lists) = lists {
+                // SAFETY: the caller's; they fit.
+                unsafe { step.enqueue_lists_to(lists)? };
+            }
+            if !captured {
+                step.listed_len = Some(step.seq_len);
+            }
             Ok(())
         })
     }
@@ -176,18 +105,38 @@ impl Step {
         queries: &DeviceArray,
         stream: sys::CUstream,
     ) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.step_into(new_keys, queries, None, stream) }
+    }
+
+    /// [`Step::step_on`] that also writes the lists to arrays of the caller's, in the order of the stream.
+    ///
+    /// # Errors
+    /// As [`Step::step_on`]; [`Error::Invalid`] for arrays of other lengths than the step's lists.
+    pub unsafe fn step_into(
+        &mut self,
+        new_keys: &DeviceArray,
+        queries: &DeviceArray,
+        lists: Option<&OutLists>,
+        stream: sys::CUstream,
+    ) -> Result<()> {
         queries.check_shape("queries", self.queries_shape())?;
         let [batch, heads, head_dim] = self.keys_shape();
         new_keys.check_shape("keys", [batch, heads, 1, head_dim])?;
         self.check_room()?;
         // SAFETY: the caller's.
-        let captured = unsafe { self.pass_to_caller(stream)? };
+        let captured = unsafe { self.pass_to_caller(stream, lists, self.seq_len + 1)? };
         self.on(captured, |step, captured| {
             // SAFETY: the caller's.
             unsafe { step.gather((new_keys, &step.new_keys), Some((queries, &step.queries)))? };
+            let enqueue = |step: &mut Self| {
+                step.enqueue_step(&mut |_| Ok(()))?;
+                // SAFETY: the caller's; they fit.
+                lists.map_or(Ok(()), |lists| unsafe { step.enqueue_lists_to(lists) })
+            };
             match captured {
-                true => step.enqueue_step(&mut |_| Ok(())),
-                false => step.step_once(|step| step.enqueue_step(&mut |_| Ok(()))),
+                true => enqueue(step),
+                false => step.step_once(enqueue),
             }
         })
     }
@@ -199,7 +148,7 @@ impl Step {
     /// answers.
     pub unsafe fn append_on(&mut self, keys: &DeviceArray, stream: sys::CUstream) -> Result<()> {
         let [batch, heads, head_dim] = self.keys_shape();
-        let tokens = keys.shape[2];
+        let tokens = keys.shape()[2];
         keys.check_shape("keys", [batch, heads, tokens, head_dim])?;
         let capacity = self.origin.capacity();
         if tokens > capacity - self.seq_len {
@@ -296,12 +245,21 @@ impl Step {
         [self.batch, self.origin.num_kv_heads(), self.head_dim()]
     }
 
-    /// Makes the caller's stream the one that launches go to. Some where it is captured: then the stream that had the
-    /// turn before.
-    unsafe fn pass_to_caller(&mut self, stream: sys::CUstream) -> Result<Option<sys::CUstream>> {
+    /// Makes the caller's stream the one that launches go to, if what is listed at `seq_len` tokens fits `lists`. Some where
+    /// it is captured: then the stream that had the turn before.
+    unsafe fn pass_to_caller(
+        &mut self,
+        stream: sys::CUstream,
+        lists: Option<&OutLists>,
+        seq_len: usize,
+    ) -> Result<Option<sys::CUstream>> {
         self.device.enter()?;
         // SAFETY: the caller's.
-        if !unsafe { is_captured(stream)? } {
+        let is_captured = unsafe { is_captured(stream)? };
+        if let Some(lists) = lists {
+            self.check_lists(lists, seq_len, is_captured)?;
+        }
+        if !is_captured {
             self.refresh()?;
             self.turn.pass_to(stream)?;
             return Ok(None);
@@ -332,32 +290,24 @@ impl Step {
         result
     }
 
-    /// The lists of the queries on the device.
-    fn enqueue_lists(&mut self) -> Result<()> {
-        match self.variant {
-            super::heuristics::Variant::Staged => self.enqueue_select(&mut |_| Ok(())),
-            _ => self.enqueue_fused(0),
-        }
-    }
-
     /// Brings one array together, or two by the same launch.
     unsafe fn gather(
         &self,
         (array, to): (&DeviceArray, &Buffer<f32>),
         other: Option<(&DeviceArray, &Buffer<f32>)>,
     ) -> Result<()> {
-        let shape = gather_shape(array);
+        let shape = array.gather_shape();
         assert!(shape.len as usize <= to.len());
         let (other_array, other_to) = other.unwrap_or((array, to));
-        let mut other_shape = gather_shape(other_array);
+        let mut other_shape = other_array.gather_shape();
         assert!(other_shape.len as usize <= other_to.len());
         if other.is_none() {
             other_shape.len = 0;
         }
         let args = Gather {
-            source: In::from_address(array.address),
+            source: In::from_address(array.address()),
             gathered: to.output(),
-            other: In::from_address(other_array.address),
+            other: In::from_address(other_array.address()),
             other_gathered: other_to.output(),
             shape,
             other_shape,
@@ -366,18 +316,5 @@ impl Step {
         let grid = Grid(len.div_ceil(THREADS).min(MAX_BLOCKS), 1);
         // SAFETY: the arrays are the caller's promise, and the buffers are long enough.
         unsafe { launch(&self.device, self.turn.stream(), grid, 0, &args) }
-    }
-}
-
-fn gather_shape(array: &DeviceArray) -> GatherShape {
-    GatherShape {
-        strides: array.strides.map(|stride| stride as u64),
-        lens: array.shape.map(|len| len as u32),
-        len: array.shape.iter().product::<usize>() as u32,
-        dtype: match array.dtype {
-            KeyDtype::F32 => kmeans::F32,
-            KeyDtype::F16 => kmeans::F16,
-            KeyDtype::Bf16 => kmeans::BF16,
-        },
     }
 }

@@ -6,11 +6,11 @@ use gpu_kernels::quantisation_error::{LANES, QuantisationError, mean};
 
 use super::buffer::Buffer;
 use super::device::Device;
-use super::keys::{DeviceKeys, KeyBuffer, KeySlice};
+use super::keys::{DeviceKeys, KeyBuffer};
 use super::launch::{Grid, launch};
 use super::step::Step;
 use crate::error::Result;
-use crate::tensor::Keys;
+use crate::tensor::{Component, Keys};
 
 /// The mean squared distance of keys from the centroids of their codes, those from key `first_code` on of each
 /// group's `code_capacity`. Waits for it.
@@ -71,12 +71,16 @@ impl Step {
         Ok(origin.drift_of(error))
     }
 
-    pub(crate) fn drift(&self, keys: Keys<'_>, position: usize) -> Result<Option<f64>> {
+    pub(crate) fn drift<T: Component>(
+        &self,
+        keys: Keys<'_, T>,
+        position: usize,
+    ) -> Result<Option<f64>> {
         keys.check_len()?;
         let shape = [keys.batch, keys.num_kv_heads, keys.tokens, keys.head_dim];
         let origin = &self.origin;
         origin.check_error_of_shape(shape, position, 0, self.seq_len)?;
-        let buffer = KeyBuffer::new(&self.device, KeySlice::F32(keys.data))?;
+        let buffer = KeyBuffer::new(&self.device, T::slice(keys.data))?;
         let head_stride = keys.tokens * keys.head_dim;
         let strides = [keys.num_kv_heads * head_stride, head_stride, keys.head_dim];
         // SAFETY: the buffer lives until the call returns, and is written by nobody else.

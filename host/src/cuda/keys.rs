@@ -7,6 +7,7 @@ use super::buffer::Buffer;
 use super::device::Device;
 use super::error::OrDriverError;
 use crate::error::{Error, Result};
+use crate::tensor::KeySlice;
 
 /// The type of a key's components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,17 +114,6 @@ impl DeviceKeys {
         }
         Ok(())
     }
-}
-
-/// Keys on the host in one of the types that a cache has.
-#[derive(Debug, Clone, Copy)]
-pub enum KeySlice<'a> {
-    /// IEEE single precision.
-    F32(&'a [f32]),
-    /// IEEE half precision.
-    F16(&'a [half::f16]),
-    /// bfloat16.
-    Bf16(&'a [half::bf16]),
 }
 
 /// A copy of keys in device memory of its own.

@@ -69,17 +69,40 @@ impl Step {
         // The fused kernels encode by the centroids alone.
         if self.variant != Variant::Staged && self.augmentation.is_none() {
             before("select")?;
-            return self.enqueue_fused(1);
+            self.enqueue_fused(1)?;
+            return self.enqueue_indices();
         }
         before("codes")?;
         self.enqueue_codes(0, 1)?;
         self.enqueue_advance(1)?;
         if self.variant == Variant::Staged {
-            return self.enqueue_select(before);
+            self.enqueue_select(before)?;
+            return self.enqueue_indices();
         }
         self.enqueue_tuple_counts()?;
         before("select")?;
-        self.enqueue_fused(0)
+        self.enqueue_fused(0)?;
+        self.enqueue_indices()
+    }
+
+    /// The lists of the queries on the device.
+    pub(super) fn enqueue_lists(&mut self) -> Result<()> {
+        match self.variant {
+            Variant::Staged => self.enqueue_select(&mut |_| Ok(()))?,
+            _ => self.enqueue_fused(0)?,
+        }
+        self.enqueue_indices()
+    }
+
+    fn enqueue_indices(&mut self) -> Result<()> {
+        let shape = self.shape.of_lists();
+        let of_lists = Enqueuer {
+            shape: &shape,
+            ..self.enqueuer()
+        };
+        // SAFETY: all buffers were made for this shape and this batch, and live as long as the stream.
+        self.launches += unsafe { of_lists.indices(&self.list, &self.indices)? };
+        Ok(())
     }
 
     /// Makes one step by what `enqueue` launches.

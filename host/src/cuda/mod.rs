@@ -4,7 +4,7 @@
 //! device    the context and the loaded kernels, opened once
 //! buffer    arrays in device memory
 //! launch    one kernel's argument list, grid and shared memory -> the driver
-//! enqueue   each stage: its buffers, its grids, its kernels in order
+//! buffers enqueue  each stage: its buffers, its grids, its kernels in order
 //! aggregate   the scores of heads that share a list
 //! sequences   lengths and regions of each sequence of a batch
 //! heuristics  which variant of the step fits a shape
@@ -15,7 +15,7 @@
 //! append    a step's new keys
 //! event turn  work that goes from stream to stream stays in order
 //! graph replay  a step captured once and replayed for every token, on any stream
-//! caller    a step on arrays and streams of the caller's
+//! array caller out  a step on arrays and streams of the caller's
 //! footprint what a fused kernel takes of a multiprocessor
 //! keys train  keys in device memory, and codebooks from them
 //! ragged    steps of sequences that differ
@@ -27,7 +27,9 @@
 
 mod aggregate;
 mod append;
+mod array;
 mod buffer;
+mod buffers;
 pub mod caller;
 pub mod device;
 pub mod doctor;
@@ -41,6 +43,7 @@ pub mod heuristics;
 pub mod keys;
 mod launch;
 mod launches;
+mod out;
 pub mod ragged;
 pub mod replay;
 mod select;
@@ -52,12 +55,15 @@ pub mod train;
 mod tuples;
 mod turn;
 
-pub use caller::DeviceArray;
+pub use array::DeviceArray;
 pub use device::Device;
 pub use footprint::Footprint;
 pub use graph::StepGraph;
 pub use heuristics::{TupleBlocks, Variant};
-pub use keys::{DeviceKeys, KeyBuffer, KeyDtype, KeySlice};
+pub use keys::{DeviceKeys, KeyBuffer, KeyDtype};
+pub use out::{OutArray, OutLists};
 pub use ragged::{RaggedBuffers, RaggedStep};
 pub use replay::DeviceBuffers;
 pub use stages::CudaStages;
+
+pub use crate::tensor::KeySlice;

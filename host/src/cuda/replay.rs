@@ -26,6 +26,8 @@ pub struct DeviceBuffers {
     /// `[batch, num_qo_heads, num_queries, weights_stride]`, 1 at listed positions, 0 at others of the
     /// context; unspecified behind it.
     pub weights: Option<u64>,
+    /// Result, if the configuration asks for it: the lists as `i32` or `i64`.
+    pub indices: Option<u64>,
     /// Elements from one list to the next.
     pub list_stride: usize,
     /// Elements from one row of weights to the next; 0 without weights.
@@ -123,6 +125,7 @@ impl Step {
             positions: self.list.positions.address(),
             lengths: self.list.lengths.address(),
             weights: (self.shape.weights_stride > 0).then(|| self.list.weights.address()),
+            indices: self.indices.address(),
             list_stride: self.shape.list_stride as usize,
             weights_stride: self.shape.weights_stride as usize,
         }

@@ -8,7 +8,7 @@ use gpu_kernels::step::StepShape;
 use super::aggregate::AggregateBuffers;
 use super::buffer::Buffer;
 use super::device::Device;
-use super::enqueue::{AugmentationBuffers, ListBuffers, TopKBuffers};
+use super::enqueue::{AugmentationBuffers, IndexBuffers, ListBuffers, TopKBuffers};
 use super::error::OrDriverError;
 use super::heuristics::{Variant, plans, tuple_blocks};
 use super::select::SelectBuffers;
@@ -56,6 +56,7 @@ pub struct Step {
     pub(super) select: SelectBuffers,
     pub(super) tuples: TupleBuffers,
     pub(super) list: ListBuffers,
+    pub(super) indices: IndexBuffers,
 
     pub(super) turn: Turn,
     pub(super) stale: Stale,
@@ -135,6 +136,7 @@ impl Step {
             select: SelectBuffers::new(&shape, rows, plans(device, &shape))?,
             tuples: TupleBuffers::new(&shape, index.groups(), rows, max_blocks)?,
             list: ListBuffers::new(&lists, list_rows)?,
+            indices: IndexBuffers::new(&arriving, 0)?,
             stale: Stale::Everything,
             is_uploaded: false,
             listed_len: None,
@@ -224,10 +226,7 @@ impl Step {
         self.is_uploaded = false;
         self.queries.write(0, queries.data, &self.stream)?;
         self.listed_len = None;
-        match self.variant {
-            Variant::Staged => self.enqueue_select(&mut |_| Ok(()))?,
-            _ => self.enqueue_fused(0)?,
-        }
+        self.enqueue_lists()?;
         self.listed_len = Some(self.seq_len);
         self.read(selection)
     }
@@ -260,7 +259,10 @@ impl Step {
                 "a step enqueued before a read",
             ));
         };
-        let copied = self.list.read(&mut self.arriving, &self.stream);
+        let copied = self
+            .list
+            .read(&mut self.arriving, &self.stream)
+            .and_then(|()| self.indices.read(&mut self.arriving, &self.stream));
         // Wait even if a copy could not be enqueued: nothing is to arrive later.
         let waited = self.synchronize();
         copied.and(waited)?;

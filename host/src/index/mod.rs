@@ -1,13 +1,15 @@
 //! [`KeyIndex`]: the centroids and codes of one layer's keys.
 
 mod drift;
+mod parts;
 mod training;
 
+pub use self::parts::{Augmentation, IndexParts};
 pub(crate) use self::training::check_training;
 use crate::config::{CentroidDtype, MAX_TOKENS, PqConfig};
 use crate::cpu::{self, centroid_lanes::CentroidLanes, codes::Encoder, simd::Simd};
 use crate::error::{Error, Result};
-use crate::tensor::Keys;
+use crate::tensor::{Component, Keys};
 
 /// Centroids and codes of one layer: for every (batch, key-value head) a codebook trained on its own
 /// keys, and the codes of all its keys from position `init_offset` on.
@@ -41,148 +43,19 @@ pub(crate) struct Provenance {
     pub(crate) centroid_dtype: CentroidDtype,
 }
 
-/// What the metric `ip` adds to a codebook: see [`gpu_kernels::codebook`].
-#[derive(Debug, Clone, PartialEq)]
-pub struct Augmentation {
-    /// The largest squared norm among the sub-vectors that were trained on, `[batch, num_kv_heads, m]`;
-    /// finite, not negative.
-    pub phis: Vec<f32>,
-    /// The centroids' last components, `[batch, num_kv_heads, m, 2^bits]`.
-    pub components: Vec<f32>,
-}
-
 /// Most (batch, key-value head) pairs of an index. Times the tokens, sub-vectors and centroids of
 /// any configuration this stays far below 2^64.
 const MAX_GROUPS: usize = 1 << 24;
 
-/// What a [`KeyIndex`] is made of, as an index file stores it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct IndexParts {
-    /// The format of codebook and codes.
-    pub config: PqConfig,
-    /// Sequences.
-    pub batch: usize,
-    /// Key-value heads.
-    pub num_kv_heads: usize,
-    /// Components of a key.
-    pub head_dim: usize,
-    /// Quantised keys of each head; the context has `init_offset` more tokens.
-    pub num_codes: usize,
-    /// `[batch, num_kv_heads, m, 2^bits, sub_dim]`.
-    pub centroids: Vec<f32>,
-    /// With the metric `ip`, and only then.
-    pub augmentation: Option<Augmentation>,
-    /// `[batch, num_kv_heads, num_codes, m]`.
-    pub codes: Vec<u8>,
-}
-
 impl KeyIndex {
-    /// An index of the given parts with room for `capacity` tokens.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] when the configuration cannot be, a tensor has the wrong length or is not the
-    /// metric's, a phi is negative or not finite, a code is no centroid's, the tokens exceed `capacity`, or as
-    /// [`Simd::chosen`].
-    pub fn from_parts(parts: IndexParts, capacity: usize) -> Result<Self> {
-        let IndexParts {
-            config,
-            batch,
-            num_kv_heads,
-            head_dim,
-            num_codes,
-            centroids,
-            augmentation,
-            codes,
-        } = parts;
-        let simd = Simd::chosen()?;
-        config.validate(head_dim)?;
-        let seq_len = config.init_offset.saturating_add(num_codes);
-        check_capacity(seq_len, capacity)?;
-        // So many groups that their centroids could not be counted have no centroids either.
-        let groups = batch.saturating_mul(num_kv_heads);
-        if groups == 0 || groups > MAX_GROUPS {
-            return Err(Error::invalid(
-                "index",
-                format!("batch {batch}, num_kv_heads {num_kv_heads}"),
-                format!("at least one of each and a product of at most {MAX_GROUPS}"),
-            ));
-        }
-        let m = config.num_subvectors;
-        let expected = groups * config.table_len() * config.sub_dim(head_dim);
-        if centroids.len() != expected {
-            return Err(Error::invalid(
-                "centroids",
-                format!("{} elements", centroids.len()),
-                format!("{expected}"),
-            ));
-        }
-        check_augmentation(&config, groups, augmentation.as_ref())?;
-        let expected = groups * num_codes * m;
-        if codes.len() != expected {
-            return Err(Error::invalid(
-                "codes",
-                format!("{} elements", codes.len()),
-                format!("{expected}"),
-            ));
-        }
-        if let Some(at) = codes
-            .iter()
-            .position(|&code| usize::from(code) >= config.num_centroids())
-        {
-            let (group, token) = (at / (num_codes * m), at / m % num_codes);
-            return Err(Error::invalid(
-                "codes",
-                format!(
-                    "{} at [batch {}, head {}, token {token}, sub-vector {}]",
-                    codes[at],
-                    group / num_kv_heads,
-                    group % num_kv_heads,
-                    at % m
-                ),
-                format!("below 2^bits = {}", config.num_centroids()),
-            ));
-        }
-
-        let sub_dim = config.sub_dim(head_dim);
-        let lanes = centroids
-            .chunks_exact(config.num_centroids() * sub_dim)
-            .map(|centroids| CentroidLanes::new(centroids, sub_dim))
-            .collect();
-        let augmented_lanes = match &augmentation {
-            None => Vec::new(),
-            Some(Augmentation { components, .. }) => centroids
-                .chunks_exact(config.num_centroids() * sub_dim)
-                .zip(components.chunks_exact(config.num_centroids()))
-                .map(|(centroids, components)| {
-                    CentroidLanes::augmented(centroids, components, sub_dim)
-                })
-                .collect(),
-        };
-        let mut index = KeyIndex {
-            config,
-            batch,
-            num_kv_heads,
-            head_dim,
-            capacity: seq_len,
-            seq_len,
-            centroids,
-            augmentation,
-            lanes,
-            augmented_lanes,
-            simd,
-            codes,
-            provenance: Provenance::default(),
-        };
-        index.grow(capacity);
-        Ok(index)
-    }
-
     /// Encodes `keys` and adds them behind those held.
     ///
     /// # Errors
     /// [`Error::Invalid`] for another batch, head count or `head_dim` than the index has,
     /// [`Error::NotFinite`] for NaN or infinities, [`Error::Capacity`] when they do not fit.
-    pub fn append(&mut self, keys: Keys<'_>) -> Result<()> {
+    pub fn append<T: Component>(&mut self, keys: Keys<'_, T>) -> Result<()> {
+        let mut room = Vec::new();
+        let keys = keys.widen(&mut room);
         self.check_append(&keys)?;
         let first = self.num_codes();
         let encoder = Encoder {
@@ -244,26 +117,6 @@ impl KeyIndex {
             }
         }
         self.codes = codes;
-    }
-
-    /// The parts, without the spare room.
-    pub fn to_parts(&self) -> IndexParts {
-        let m = self.config.num_subvectors;
-        let (used, stride) = (self.num_codes() * m, self.code_capacity() * m);
-        let mut codes = Vec::with_capacity(self.groups() * used);
-        for group in 0..self.groups() {
-            codes.extend_from_slice(&self.codes[group * stride..group * stride + used]);
-        }
-        IndexParts {
-            config: self.config,
-            batch: self.batch,
-            num_kv_heads: self.num_kv_heads,
-            head_dim: self.head_dim,
-            num_codes: self.num_codes(),
-            centroids: self.centroids.clone(),
-            augmentation: self.augmentation.clone(),
-            codes,
-        }
     }
 
     /// The format of codebook and codes.
@@ -389,45 +242,6 @@ impl KeyIndex {
     /// `[batch, num_kv_heads, code_capacity, m]`, of which the first `num_codes` keys count.
     pub fn padded_codes(&self) -> &[u8] {
         &self.codes
-    }
-}
-
-fn check_augmentation(
-    config: &PqConfig,
-    groups: usize,
-    augmentation: Option<&Augmentation>,
-) -> Result<()> {
-    let Some(Augmentation { phis, components }) = augmentation else {
-        if config.is_augmented() {
-            let expected = format!("one, as metric {} has", config.metric.name());
-            return Err(Error::invalid("augmentation", "none", expected));
-        }
-        return Ok(());
-    };
-    if !config.is_augmented() {
-        let expected = format!("none, as metric {} has", config.metric.name());
-        return Err(Error::invalid("augmentation", "one", expected));
-    }
-    let lens = [
-        ("phis", phis.len(), groups * config.num_subvectors),
-        ("components", components.len(), groups * config.table_len()),
-    ];
-    for (argument, got, expected) in lens {
-        if got != expected {
-            return Err(Error::invalid(
-                format!("augmentation: {argument}"),
-                format!("{got} elements"),
-                expected,
-            ));
-        }
-    }
-    match phis.iter().find(|phi| !(0.0..=f32::MAX).contains(*phi)) {
-        None => Ok(()),
-        Some(phi) => Err(Error::invalid(
-            "augmentation: phis",
-            phi,
-            "finite numbers that are not negative",
-        )),
     }
 }
 

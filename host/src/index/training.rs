@@ -6,7 +6,7 @@ use crate::config::{PqConfig, TrainConfig};
 use crate::cpu::{self, simd::Simd};
 use crate::cuda;
 use crate::error::{Error, Result};
-use crate::tensor::Keys;
+use crate::tensor::{Component, Keys};
 
 impl KeyIndex {
     /// Trains a codebook for every (batch, head, sub-vector) on the keys from `init_offset` on and
@@ -15,10 +15,10 @@ impl KeyIndex {
     /// # Errors
     /// [`Error::Invalid`] for a configuration or shape that cannot be, for no key behind
     /// `init_offset`, for more tokens than `capacity`, or as [`Simd::chosen`]; [`Error::NotFinite`] for NaN or infinities.
-    pub fn train(
+    pub fn train<T: Component>(
         config: &PqConfig,
         training: &TrainConfig,
-        keys: Keys<'_>,
+        keys: Keys<'_, T>,
         capacity: usize,
     ) -> Result<Self> {
         Self::train_with_progress(config, training, keys, capacity, &|_, _| ())
@@ -29,13 +29,15 @@ impl KeyIndex {
     ///
     /// # Errors
     /// As [`KeyIndex::train`].
-    pub fn train_with_progress(
+    pub fn train_with_progress<T: Component>(
         config: &PqConfig,
         training: &TrainConfig,
-        keys: Keys<'_>,
+        keys: Keys<'_, T>,
         capacity: usize,
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Self> {
+        let mut room = Vec::new();
+        let keys = keys.widen(&mut room);
         Self::train_on_cpu(config, training, keys, capacity, None, progress)
     }
 
@@ -45,11 +47,11 @@ impl KeyIndex {
     ///
     /// # Errors
     /// As [`KeyIndex::train`]; on a GPU [`Error::Invalid`] for another start, and what the driver answers.
-    pub fn train_on(
+    pub fn train_on<T: Component>(
         backend: &Backend,
         config: &PqConfig,
         training: &TrainConfig,
-        keys: Keys<'_>,
+        keys: Keys<'_, T>,
         capacity: usize,
     ) -> Result<Self> {
         Self::train_from(backend, config, training, keys, capacity, None)
@@ -60,11 +62,11 @@ impl KeyIndex {
     ///
     /// # Errors
     /// As [`KeyIndex::train_on`]; [`Error::Invalid`] for another batch, head count or `head_dim` than the index has.
-    pub fn retrain_on(
+    pub fn retrain_on<T: Component>(
         &self,
         backend: &Backend,
         training: &TrainConfig,
-        keys: Keys<'_>,
+        keys: Keys<'_, T>,
         capacity: usize,
     ) -> Result<Self> {
         check_same("batch", keys.batch, self.batch)?;
@@ -73,17 +75,19 @@ impl KeyIndex {
         Self::train_from(backend, &self.config, training, keys, capacity, Some(self))
     }
 
-    fn train_from(
+    fn train_from<T: Component>(
         backend: &Backend,
         config: &PqConfig,
         training: &TrainConfig,
-        keys: Keys<'_>,
+        keys: Keys<'_, T>,
         capacity: usize,
         earlier: Option<&KeyIndex>,
     ) -> Result<Self> {
+        let mut room = Vec::new();
         let device = match backend {
             Backend::Cpu => {
                 let progress = &|_, _| ();
+                let keys = keys.widen(&mut room);
                 return Self::train_on_cpu(config, training, keys, capacity, earlier, progress);
             }
             Backend::Cuda(device) => device,
@@ -93,7 +97,7 @@ impl KeyIndex {
         check_training(config, shape, capacity)?;
         // Here, where a component that is not finite can be told by its value.
         keys.check_finite()?;
-        let buffer = cuda::KeyBuffer::new(device, cuda::KeySlice::F32(keys.data))?;
+        let buffer = cuda::KeyBuffer::new(device, T::slice(keys.data))?;
         let head_stride = keys.tokens * keys.head_dim;
         let strides = [keys.num_kv_heads * head_stride, head_stride, keys.head_dim];
         let on_device = buffer.keys(shape, strides)?;

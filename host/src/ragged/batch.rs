@@ -5,7 +5,7 @@ use gpu_kernels::step::{SequenceParams, StepShape};
 use super::config::{RaggedConfig, SequenceConfig};
 use crate::error::{Error, Result};
 use crate::index::{IndexParts, KeyIndex, Provenance};
-use crate::selection::{Indices, Selection};
+use crate::selection::Selection;
 use crate::selector::{Extent, shape_of};
 use crate::tensor::{Keys, Queries};
 
@@ -21,9 +21,9 @@ pub(crate) struct Batch {
     /// `[batch, pages_per_sequence]`.
     pub(crate) page_table: Vec<u32>,
     /// Pages that each sequence has.
-    num_pages: Vec<usize>,
+    pub(super) num_pages: Vec<usize>,
     /// The sequence whose codes lie in a page, `[num_pages]` if codes have pages.
-    owners: Vec<Option<usize>>,
+    pub(super) owners: Vec<Option<usize>>,
     /// Centroids of each sequence, without codes.
     origins: Vec<Option<IndexParts>>,
     /// What is known of each sequence's codebooks.
@@ -65,74 +65,21 @@ impl Batch {
 
     /// A selection to write to.
     pub(crate) fn selection(&self) -> Selection {
-        let select = &self.config.select;
-        let mut selection = Selection::new(
-            &self.shape,
-            self.config.batch,
-            select.weights,
-            select.scores,
-        );
-        selection.sequences = vec![SequenceParams::default(); self.config.batch];
-        let len = selection.positions.len();
-        selection.indices = self.config.indices.map(|indices| match indices.wide {
-            true => Indices::I64(vec![-1; len]),
-            false => Indices::I32(vec![-1; len]),
-        });
+        let config = &self.config;
+        let mut selection = Selection::new(&self.shape, config.batch, &config.select);
+        selection.sequences = vec![SequenceParams::default(); config.batch];
         selection
     }
 
-    /// Whether indices have 64 bits, and log2 of a page's positions where they are slots, else 0.
-    pub(crate) fn index_format(&self) -> Option<(bool, u32)> {
-        let indices = self.config.indices?;
-        let page_size = self.config.paging.map_or(1, |paging| paging.page_size);
-        Some((
-            indices.wide,
-            if indices.slots { page_size.ilog2() } else { 0 },
-        ))
-    }
-
-    /// Elements of all codes.
-    pub(crate) fn codes_len(&self) -> usize {
-        let keys = match &self.config.paging {
-            Some(paging) if paging.codes => paging.num_pages * paging.page_size,
-            _ => self.config.batch * self.shape.code_capacity as usize,
-        };
-        keys * self.config.num_kv_heads * self.config.pq.num_subvectors
-    }
-
-    /// Where the key at `position` of a head of `slot` stands among all keys with codes. The sequence's pages
-    /// are in the table.
-    pub(crate) fn key_at(&self, slot: usize, head: usize, position: u32) -> usize {
-        let group = (slot * self.config.num_kv_heads + head) as u32;
-        let init_offset = self.sequences[slot].init_offset;
-        let page = |i: usize| self.page_table[i];
-        self.shape.key_at(group, position, init_offset, page)
-    }
-
-    /// Stretches of a sequence's codes that lie in one piece: (head, first key of the sequence, where that
-    /// stands among all, keys).
-    pub(crate) fn runs(&self, slot: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
-        let sequence = self.sequences[slot];
-        let page_size = if self.shape.page_bits > 0 {
-            1 << self.shape.page_bits
-        } else {
-            u32::MAX
-        };
-        let heads = 0..self.config.num_kv_heads;
-        heads.flat_map(move |head| {
-            let mut next = sequence.init_offset;
-            std::iter::from_fn(move || {
-                if next >= sequence.seq_len {
-                    return None;
-                }
-                let first = next;
-                let behind_page = (first / page_size + 1).saturating_mul(page_size);
-                next = behind_page.min(sequence.seq_len);
-                let key = (first - sequence.init_offset) as usize;
-                let at = self.key_at(slot, head, first);
-                Some((head, key, at, (next - first) as usize))
-            })
-        })
+    /// log2 of a page's positions where indices are slots, else 0.
+    pub(crate) fn index_page_bits(&self) -> u32 {
+        let slots = self
+            .config
+            .select
+            .indices
+            .is_some_and(|indices| indices.slots);
+        let paging = self.config.paging.filter(|_| slots);
+        paging.map_or(0, |paging| paging.page_size.ilog2())
     }
 
     fn check_slot(&self, slot: usize) -> Result<()> {
@@ -143,7 +90,7 @@ impl Batch {
         Err(Error::invalid("slot", slot, expected))
     }
 
-    fn check_occupied(&self, slot: usize) -> Result<()> {
+    pub(super) fn check_occupied(&self, slot: usize) -> Result<()> {
         self.check_slot(slot)?;
         if self.origins[slot].is_some() {
             return Ok(());
@@ -242,67 +189,6 @@ impl Batch {
         Ok(params)
     }
 
-    /// Tokens that a sequence of so many pages has room for.
-    fn room(&self, num_pages: usize) -> usize {
-        let capacity = self.config.capacity;
-        let paging = self.config.paging.as_ref();
-        paging.map_or(capacity, |paging| {
-            capacity.min(num_pages * paging.page_size)
-        })
-    }
-
-    /// Whether a slot with `before` pages may have those too.
-    fn check_pages(
-        &self,
-        slot: usize,
-        before: usize,
-        init_offset: usize,
-        pages: &[u32],
-    ) -> Result<()> {
-        let most = self.config.pages_per_sequence() - before;
-        if pages.len() > most {
-            let expected = format!("at most {most}");
-            return Err(Error::invalid("pages", pages.len(), expected));
-        }
-        let Some(paging) = &self.config.paging else {
-            return Ok(());
-        };
-        let has_codes =
-            |i: usize| paging.codes && (before + i + 1) * paging.page_size > init_offset;
-        for (i, &page) in pages.iter().enumerate() {
-            if page as usize >= paging.num_pages {
-                let expected = format!("below num_pages {}", paging.num_pages);
-                return Err(Error::invalid("pages", page, expected));
-            }
-            if !has_codes(i) {
-                continue;
-            }
-            let owner = self.owners[page as usize];
-            let twice = (0..i).any(|other| pages[other] == page && has_codes(other));
-            if owner.is_some() || twice {
-                let owner = owner.unwrap_or(slot);
-                let got = format!("{page}, where slot {owner} has codes");
-                return Err(Error::invalid("pages", got, "pages of its own"));
-            }
-        }
-        Ok(())
-    }
-
-    fn take_pages(&mut self, slot: usize, pages: &[u32]) {
-        let before = self.num_pages[slot];
-        let stride = self.config.pages_per_sequence();
-        self.page_table[slot * stride + before..][..pages.len()].copy_from_slice(pages);
-        self.num_pages[slot] += pages.len();
-        if let Some(paging) = self.config.paging.filter(|paging| paging.codes) {
-            let init_offset = self.sequences[slot].init_offset as usize;
-            for (i, &page) in pages.iter().enumerate() {
-                if (before + i + 1) * paging.page_size > init_offset {
-                    self.owners[page as usize] = Some(slot);
-                }
-            }
-        }
-    }
-
     /// After [`Batch::check_insert`].
     pub(crate) fn insert(
         &mut self,
@@ -338,17 +224,6 @@ impl Batch {
         for owner in &mut self.owners {
             *owner = owner.filter(|&owner| owner != slot);
         }
-    }
-
-    pub(crate) fn check_add_pages(&self, slot: usize, pages: &[u32]) -> Result<()> {
-        self.check_occupied(slot)?;
-        let init_offset = self.sequences[slot].init_offset as usize;
-        self.check_pages(slot, self.num_pages[slot], init_offset, pages)
-    }
-
-    /// After [`Batch::check_add_pages`].
-    pub(crate) fn add_pages(&mut self, slot: usize, pages: &[u32]) {
-        self.take_pages(slot, pages);
     }
 
     /// The parameters of a slot with other regions.

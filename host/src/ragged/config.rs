@@ -24,9 +24,6 @@ pub struct RaggedConfig {
     pub select: SelectConfig,
     /// Pages of a cache, if there are any.
     pub paging: Option<Paging>,
-    /// The integers of [`Selection::indices`](crate::Selection::indices), if something else than the positions is
-    /// wanted.
-    pub indices: Option<IndexConfig>,
 }
 
 /// Pages: position `p` of a sequence lies in page `page_table[p / page_size]` of a pool.
@@ -39,15 +36,6 @@ pub struct Paging {
     /// Codes lie in pages of a pool too, `[num_pages, num_kv_heads, page_size, m]`; else every sequence has room
     /// of its own for as many as `capacity`.
     pub codes: bool,
-}
-
-/// What [`Selection::indices`](crate::Selection::indices) are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IndexConfig {
-    /// 64 bits in place of 32.
-    pub wide: bool,
-    /// Cache slots, `page_table[p / page_size] * page_size + p % page_size`, in place of positions `p`.
-    pub slots: bool,
 }
 
 /// What one sequence lists.
@@ -106,10 +94,10 @@ impl RaggedConfig {
                 return Err(Error::invalid("num_pages", paging.num_pages, expected));
             }
         }
-        if self.indices.is_some_and(|indices| indices.slots) && self.paging.is_none() {
-            return Err(Error::invalid("indices", "slots", "pages to have slots in"));
+        match self.paging {
+            None => self.select.check_no_slots(),
+            Some(_) => Ok(()),
         }
-        Ok(())
     }
 
     /// Pages of the longest sequence, 0 without pages.

@@ -2,15 +2,16 @@
 
 mod batch;
 mod config;
+mod pages;
 
 pub(crate) use batch::Batch;
-pub use config::{IndexConfig, Paging, RaggedConfig, SequenceConfig};
+pub use config::{Paging, RaggedConfig, SequenceConfig};
 
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::index::KeyIndex;
 use crate::selection::Selection;
-use crate::tensor::{Keys, Queries};
+use crate::tensor::{Component, Keys, Queries, Room};
 use crate::{cpu, cuda};
 
 /// Selects keys for sequences that have lengths, regions and codebooks of their own. Each lives in a slot of the
@@ -41,7 +42,6 @@ use crate::{cpu, cuda};
 ///     pq,
 ///     select,
 ///     paging: Some(Paging { page_size: 16, num_pages: 10, codes: true }),
-///     indices: None,
 /// };
 /// let mut selector = RaggedSelector::new(&Backend::auto().backend, &config)?;
 ///
@@ -66,6 +66,7 @@ use crate::{cpu, cuda};
 pub struct RaggedSelector {
     engine: Engine,
     selection: Selection,
+    room: Room,
 }
 
 #[derive(Debug)]
@@ -99,7 +100,14 @@ impl RaggedSelector {
             Engine::Cpu(step) => step.batch().selection(),
             Engine::Cuda(step) => step.batch().selection(),
         };
-        Ok(RaggedSelector { engine, selection })
+        let of_keys = config.batch * config.num_kv_heads * config.head_dim;
+        let of_queries = config.batch * config.num_qo_heads * config.num_queries * config.head_dim;
+        let room = Room::new(of_keys, of_queries);
+        Ok(RaggedSelector {
+            engine,
+            selection,
+            room,
+        })
     }
 
     fn batch(&self) -> &Batch {
@@ -168,7 +176,8 @@ impl RaggedSelector {
     /// [`Error::Invalid`](crate::Error::Invalid) for other shapes or a slot without a sequence,
     /// [`Error::NotFinite`](crate::Error::NotFinite), [`Error::Capacity`](crate::Error::Capacity) for a sequence
     /// that has no room or no page for another token; on a GPU also what the driver answers.
-    pub fn append(&mut self, keys: Keys<'_>, appends: &[bool]) -> Result<()> {
+    pub fn append<T: Component>(&mut self, keys: Keys<'_, T>, appends: &[bool]) -> Result<()> {
+        let keys = keys.widen(&mut self.room.keys);
         on_engine!(self, step => step.append(keys, appends))
     }
 
@@ -177,7 +186,8 @@ impl RaggedSelector {
     ///
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid) for another shape; on a GPU also what the driver answers.
-    pub fn select(&mut self, queries: Queries<'_>) -> Result<&Selection> {
+    pub fn select<T: Component>(&mut self, queries: Queries<'_, T>) -> Result<&Selection> {
+        let queries = queries.widen(&mut self.room.queries);
         let selection = &mut self.selection;
         match &mut self.engine {
             Engine::Cpu(step) => step.select(queries, selection)?,
@@ -190,12 +200,14 @@ impl RaggedSelector {
     ///
     /// # Errors
     /// As for the two.
-    pub fn step(
+    pub fn step<K: Component, Q: Component>(
         &mut self,
-        keys: Keys<'_>,
+        keys: Keys<'_, K>,
         appends: &[bool],
-        queries: Queries<'_>,
+        queries: Queries<'_, Q>,
     ) -> Result<&Selection> {
+        let keys = keys.widen(&mut self.room.keys);
+        let queries = queries.widen(&mut self.room.queries);
         let selection = &mut self.selection;
         match &mut self.engine {
             Engine::Cpu(step) => {
@@ -247,6 +259,20 @@ impl RaggedSelector {
             Engine::Cpu(step) => step.to_index(slot),
             Engine::Cuda(step) => step.to_index(slot),
         }
+    }
+
+    /// [`KeyIndex::drift`] of keys `[1, num_kv_heads, tokens, head_dim]` that a slot's sequence holds, those of positions
+    /// `position..`. On a GPU all codes are brought to the host for it: not for every step.
+    ///
+    /// # Errors
+    /// As there and as [`RaggedSelector::to_index`].
+    pub fn drift<T: Component>(
+        &self,
+        slot: usize,
+        keys: Keys<'_, T>,
+        position: usize,
+    ) -> Result<Option<f64>> {
+        self.to_index(slot)?.drift(keys, position)
     }
 
     /// The CUDA step behind this selector, for work on device buffers and streams; `None` on the CPU.

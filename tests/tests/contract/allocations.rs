@@ -4,7 +4,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use keysieve::{Keys, SelectConfig};
+use half::{bf16, f16};
+use keysieve::{IndexConfig, Keys, Queries, SelectConfig};
 use keysieve_tests::device::{Device, fail};
 use keysieve_tests::strategies::Fill;
 use proptest::prelude::*;
@@ -55,11 +56,16 @@ pub(crate) fn a_step_allocates_nothing(device: &Device) -> TestCaseResult {
         heavy: 64,
         short_context: true,
         weights: true,
+        indices: Some(IndexConfig::WIDE),
         ..SelectConfig::default()
     };
     let whole = Whole::small(3000, config);
     let new_keys = Fill::usual(9).floats(4 * 8);
+    let half_keys: Vec<f16> = new_keys.iter().map(|&x| f16::from_f32(x)).collect();
     let new_keys = Keys::new(&new_keys, [2, 2, 1, 8]).map_err(fail)?;
+    let half_keys = Keys::new(&half_keys, [2, 2, 1, 8]).map_err(fail)?;
+    let half_queries: Vec<bf16> = whole.queries.iter().map(|&x| bf16::from_f32(x)).collect();
+    let half_queries = Queries::new(&half_queries, [2, 4, 1, 8]).map_err(fail)?;
     let backend = &device.backend;
     for num_threads in [1, 3] {
         let pool = ThreadPoolBuilder::new()
@@ -73,9 +79,16 @@ pub(crate) fn a_step_allocates_nothing(device: &Device) -> TestCaseResult {
             let mut selector = whole.selector(backend, 20)?;
             for step in 0..20 {
                 let before = ALLOCATIONS.load(Ordering::SeqCst);
-                selector.append(new_keys).map_err(fail)?;
+                // In f32, or in half precision, which has room to be widened in.
+                match step % 2 {
+                    0 => selector.append(new_keys).map_err(fail)?,
+                    _ => selector.append(half_keys).map_err(fail)?,
+                }
                 let after_append = ALLOCATIONS.load(Ordering::SeqCst);
-                selector.select(whole.queries()).map_err(fail)?;
+                match step % 2 {
+                    0 => selector.select(whole.queries()).map_err(fail)?,
+                    _ => selector.select(half_queries).map_err(fail)?,
+                };
                 let after_select = ALLOCATIONS.load(Ordering::SeqCst);
                 // The first steps also make room in rayon's own queues.
                 if step >= 3 {

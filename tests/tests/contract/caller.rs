@@ -5,9 +5,11 @@ use std::ptr;
 use cust::stream::{Stream, StreamFlags};
 use cust::sys;
 use half::{bf16, f16};
-use keysieve::cuda::{Device as Gpu, DeviceArray, KeyBuffer, KeyDtype, KeySlice};
-use keysieve::{Backend, Error, Keys, Queries, SelectConfig};
-use keysieve_tests::device::{Device, fail};
+use keysieve::cuda::{
+    Device as Gpu, DeviceArray, KeyBuffer, KeyDtype, KeySlice, OutArray, OutLists,
+};
+use keysieve::{Backend, Error, Keys, Queries, SelectConfig, Selection};
+use keysieve_tests::device::{Device, fail, names};
 use keysieve_tests::strategies::Fill;
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestCaseResult};
@@ -49,6 +51,90 @@ fn scattered(
     let buffer = KeyBuffer::new(gpu, slice).map_err(fail)?;
     let array = DeviceArray::new("array", buffer.address(), dtype, shape, strides);
     Ok((buffer, array.map_err(fail)?, rounded))
+}
+
+/// Arrays of the caller's for a step's lists.
+struct Outs {
+    positions: KeyBuffer,
+    lengths: KeyBuffer,
+    weights: KeyBuffer,
+    is_wide: bool,
+    /// Elements of each.
+    lens: [usize; 3],
+}
+
+impl Outs {
+    /// For rows of lists, with room for `width` weights each.
+    fn new(
+        gpu: &Gpu,
+        is_wide: bool,
+        rows: usize,
+        stride: usize,
+        width: usize,
+    ) -> keysieve::Result<Self> {
+        let lens = [rows * stride, rows, rows * width];
+        let words = if is_wide { 2 } else { 1 };
+        let room = |len| KeyBuffer::new(gpu, KeySlice::F32(&vec![f32::NAN; len]));
+        Ok(Outs {
+            positions: room(words * lens[0])?,
+            lengths: room(words * lens[1])?,
+            weights: room(lens[2])?,
+            is_wide,
+            lens,
+        })
+    }
+
+    fn lists(&self) -> keysieve::Result<OutLists> {
+        let array =
+            |buffer: &KeyBuffer, is_wide, len| OutArray::new("out", buffer.address(), is_wide, len);
+        Ok(OutLists {
+            positions: array(&self.positions, self.is_wide, self.lens[0])?,
+            lengths: array(&self.lengths, self.is_wide, self.lens[1])?,
+            weights: Some(array(&self.weights, false, self.lens[2])?),
+        })
+    }
+
+    fn integers(&self, buffer: &KeyBuffer, len: usize) -> Vec<i64> {
+        let words = read(buffer, if self.is_wide { 2 * len } else { len });
+        match self.is_wide {
+            false => words.into_iter().map(|word| (word as i32).into()).collect(),
+            true => words
+                .chunks_exact(2)
+                .map(|word| (u64::from(word[1]) << 32 | u64::from(word[0])) as i64)
+                .collect(),
+        }
+    }
+
+    /// Whether the arrays, whose streams are done, have what `expected` lists.
+    fn check(&self, expected: &Selection) -> TestCaseResult {
+        let wide = |list: &[i32]| -> Vec<i64> { list.iter().map(|&p| p.into()).collect() };
+        let got = self.integers(&self.positions, self.lens[0]);
+        prop_assert_eq!(got, wide(expected.padded_positions()));
+        let got = self.integers(&self.lengths, self.lens[1]);
+        prop_assert_eq!(got, wide(expected.lengths()));
+        let got = read(&self.weights, self.lens[2]);
+        let width = self.lens[2] / self.lens[1];
+        for (row, got) in got.chunks_exact(width).enumerate() {
+            let heads = expected.shape()[1];
+            let expected = expected.weights(row / heads, row % heads, 0);
+            let expected = expected.ok_or_else(|| fail("no weights"))?;
+            let got = got[..expected.len()]
+                .iter()
+                .map(|&word| f32::from_bits(word));
+            prop_assert!(got.eq(expected.iter().copied()), "weights of row {row}");
+        }
+        Ok(())
+    }
+}
+
+/// 32-bit words of device memory.
+fn read(buffer: &KeyBuffer, len: usize) -> Vec<u32> {
+    let mut words = vec![0u32; len];
+    // SAFETY: the buffer is at least as long, and its context is current.
+    let code =
+        unsafe { sys::cuMemcpyDtoH_v2(words.as_mut_ptr().cast(), buffer.address(), 4 * len) };
+    assert_eq!(code, sys::CUresult::CUDA_SUCCESS);
+    words
 }
 
 const DTYPES: [KeyDtype; 3] = [KeyDtype::F32, KeyDtype::F16, KeyDtype::Bf16];
@@ -97,17 +183,27 @@ pub(crate) fn a_callers_arrays_and_stream(device: &Device) -> TestCaseResult {
             let keys_on_host = Keys::new(&keys_data, shape).map_err(fail)?;
 
             let step = selector.cuda_step().ok_or_else(|| fail("no GPU step"))?;
+            // Lists also go to arrays of the caller's: weights as long as the context, then of the whole room.
+            let (buffers, seq_len) = (step.device_buffers(), step.seq_len());
+            let (stride, room) = (buffers.list_stride, buffers.weights_stride);
+            let out = |width| Outs::new(gpu, (i + n) % 2 == 1, 8, stride, width).map_err(fail);
+            let (seen, padded) = (out(seq_len)?, out(room)?);
+            let lists = seen.lists().map_err(fail)?;
             // SAFETY: arrays and streams are this device's, and outlive the reads.
-            unsafe { step.select_on(&queries, stream.as_inner()) }.map_err(fail)?;
+            unsafe { step.select_into(&queries, Some(&lists), stream.as_inner()) }.map_err(fail)?;
             let wanted = expected.select(on_host).map_err(fail)?;
             prop_assert!(selector.read().map_err(fail)? == wanted, "{case}: select");
+            seen.check(wanted)?;
 
             let step = selector.cuda_step().ok_or_else(|| fail("no GPU step"))?;
+            let lists = padded.lists().map_err(fail)?;
             // SAFETY: as above.
-            unsafe { step.step_on(&key, &queries, other.as_inner()) }.map_err(fail)?;
+            unsafe { step.step_into(&key, &queries, Some(&lists), other.as_inner()) }
+                .map_err(fail)?;
             expected.append(key_on_host).map_err(fail)?;
             let wanted = expected.select(on_host).map_err(fail)?;
             prop_assert!(selector.read().map_err(fail)? == wanted, "{case}: step");
+            padded.check(wanted)?;
 
             let step = selector.cuda_step().ok_or_else(|| fail("no GPU step"))?;
             // SAFETY: as above.
@@ -123,7 +219,7 @@ pub(crate) fn a_callers_arrays_and_stream(device: &Device) -> TestCaseResult {
             let seq_len = step.seq_len();
             // SAFETY: as above.
             let graph = captured(&stream, || unsafe {
-                step.step_on(&key, &queries, stream.as_inner())
+                step.step_into(&key, &queries, Some(&lists), stream.as_inner())
             })?;
             prop_assert_eq!(step.seq_len(), seq_len, "a capture made a step");
             for launch in 0..2 {
@@ -135,6 +231,7 @@ pub(crate) fn a_callers_arrays_and_stream(device: &Device) -> TestCaseResult {
                 let wanted = expected.select(on_host).map_err(fail)?;
                 let read = selector.read().map_err(fail)?;
                 prop_assert!(read == wanted, "{case}: launch {launch}");
+                padded.check(wanted)?;
             }
         }
         let indices = (
@@ -155,16 +252,45 @@ pub(crate) fn a_callers_arrays_and_stream(device: &Device) -> TestCaseResult {
 /// What cannot be is refused, and changes nothing.
 fn refusals(gpu: &Gpu, step: &mut keysieve::cuda::step::Step, stream: &Stream) -> TestCaseResult {
     let invalid = |result: keysieve::Result<()>| matches!(result, Err(Error::Invalid { .. }));
-    let stream = stream.as_inner();
     let seq_len = step.seq_len();
     let (_buffer, array, _) = scattered(gpu, &[1.0; 96], [2, 2, 3, 8], KeyDtype::F32)?;
     // SAFETY: as in the caller.
     unsafe {
+        let stream = stream.as_inner();
         prop_assert!(invalid(step.select_on(&array, stream)));
         prop_assert!(invalid(step.step_on(&array, &array, stream)));
         let full = matches!(step.replayed(1000, stream), Err(Error::Capacity { .. }));
         prop_assert!(full);
     }
+    let buffers = step.device_buffers();
+    let (stride, room) = (buffers.list_stride, buffers.weights_stride);
+    let (_queries, queries, _) = scattered(gpu, &[1.0; 64], [2, 4, 1, 8], KeyDtype::F16)?;
+    let mut named = |argument: &str, outs: Outs, in_graph: bool| {
+        let lists = outs.lists().map_err(fail)?;
+        // SAFETY: as above.
+        let mut select = || unsafe { step.select_into(&queries, Some(&lists), stream.as_inner()) };
+        let result = match in_graph {
+            false => select(),
+            true => {
+                let mut result = Ok(());
+                captured(stream, || {
+                    result = select();
+                    Ok(())
+                })?;
+                result
+            }
+        };
+        names(argument, result)
+    };
+    let outs = |rows, stride, width| Outs::new(gpu, false, rows, stride, width).map_err(fail);
+    named("out: positions", outs(8, stride + 1, room)?, false)?;
+    named("out: lengths", outs(4, 2 * stride, 2 * room)?, false)?;
+    named("out: weights", outs(8, stride, seq_len + 1)?, false)?;
+    // In a graph the context grows.
+    named("out: weights", outs(8, stride, seq_len)?, true)?;
+    prop_assert!(
+        OutArray::new("out", 4, true, 1).is_err() && OutArray::new("out", 0, false, 1).is_err()
+    );
     let new = |address, shape| DeviceArray::new("a", address, KeyDtype::F32, shape, [1; 4]);
     prop_assert!(new(2, [1; 4]).is_err() && new(0, [1; 4]).is_err());
     prop_assert!(new(4, [1 << 16, 1 << 16, 1, 1]).is_err());

@@ -3,6 +3,7 @@
 mod allocations;
 mod caller;
 mod candidates;
+mod dtypes;
 mod errors;
 mod graph;
 mod lists;
@@ -47,6 +48,11 @@ fn main() -> ExitCode {
         sums::backends_agree,
     );
     suite.property(
+        "contract_5_halves_are_their_numbers",
+        dtypes::cases,
+        dtypes::halves_are_their_numbers,
+    );
+    suite.property(
         "contract_6_rows_stand_alone",
         whole::whole_cases,
         rows::rows_stand_alone,
@@ -84,6 +90,7 @@ fn main() -> ExitCode {
         "contract_8_errors_name_the_argument_and_change_nothing",
         errors::bad_calls,
     );
+    suite.on_each_device("contract_8_bad_halves", dtypes::bad_halves);
     suite.alone("contract_8_bad_arguments_are_named", errors::bad_arguments);
     suite.run()
 }

@@ -119,10 +119,7 @@ impl Setting<'_> {
                 again.map_err(|error| here(format!("once more: {error}")))?;
                 // What comes after has nothing more to tell, but whether codes and lists are right.
                 world.check_usable().map_err(here)?;
-                for last in [Op::ToIndex, Op::Drop] {
-                    if last == Op::ToIndex && !world.possible().contains(&last) {
-                        continue;
-                    }
+                for last in world.last() {
                     let answer = world.run(last).map_err(here)?;
                     answer.map_err(|error| here(format!("then {last:?}: {error}")))?;
                 }

@@ -1,4 +1,4 @@
-//! Contract point 8 by force: every driver call of opening, training, steps, graphs and freeing fails
+//! Contract point 8 by force: every driver call of opening, training, steps, graphs, ragged batches and freeing fails
 //! once with each of several codes, on simulated GPUs.
 //!
 //! After each fault: a typed error or the documented fallback, no panic, no leak, and a state that is
@@ -21,7 +21,7 @@ use keysieve_tests::sim_driver::{PATH_VARIABLE, SimDriver};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::fault::{Fault, Outcome, Setting};
-use crate::scenario::{LONG_APPEND, Op, WHOLE};
+use crate::scenario::{Op, SCENARIOS};
 
 /// What a process of this binary is to do instead of running trials.
 const JOB_VARIABLE: &str = "KEYSIEVE_FAULTS_JOB";
@@ -29,9 +29,13 @@ const JOB_VARIABLE: &str = "KEYSIEVE_FAULTS_JOB";
 /// Codes after which the context can be used: invalid value, out of memory, unavailable device,
 /// unsupported PTX version.
 const USABLE: [u32; 4] = [1, 2, 46, 222];
+/// Those of the variants and scenarios whose calls are much like the first's.
+const USABLE_FEW: [u32; 2] = [1, 2];
 /// Codes that take the context with them: an uncorrectable memory error (the device is lost), an
 /// illegal address, a failed launch.
 const FATAL: [u32; 3] = [214, 700, 719];
+/// As [`USABLE_FEW`].
+const FATAL_FEW: [u32; 1] = [700];
 
 /// What a driver answers that never answers anything else any more.
 const ALWAYS: [u32; 1] = [2];
@@ -62,10 +66,10 @@ fn main() -> ExitCode {
     })];
     for (variant, name) in scenario::variants(GPU).into_iter().enumerate() {
         let Some(name) = name_of(name) else { continue };
-        let mut add = |what: &str, long, stays, codes: &'static [u32]| {
+        let mut add = |what: &str, scenario, stays, codes: &'static [u32]| {
             let job = Job {
                 variant,
-                long,
+                scenario,
                 code: 0,
                 stays,
                 calls: Vec::new(),
@@ -75,22 +79,28 @@ fn main() -> ExitCode {
                 job.faults(&trial, codes).map_err(Failed::from)
             }));
         };
-        add("usable_after_a_fault", false, false, &USABLE);
-        add("a_driver_that_always_fails", false, true, &ALWAYS);
-        add("a_lost_context", false, true, &FATAL);
-        add(
-            "a_lost_context_that_answers_again",
-            false,
-            false,
-            &FORGOTTEN,
-        );
-        if variant == 0 {
-            add(
-                "usable_after_a_fault_in_a_long_append",
-                true,
-                false,
-                &USABLE,
-            );
+        let (usable, fatal): (&[u32], &[u32]) = match variant {
+            0 => (&USABLE, &FATAL),
+            _ => (&USABLE_FEW, &FATAL_FEW),
+        };
+        add("usable_after_a_fault", 0, false, usable);
+        add("a_driver_that_always_fails", 0, true, &ALWAYS);
+        add("a_lost_context", 0, true, fatal);
+        add("a_lost_context_that_answers_again", 0, false, &FORGOTTEN);
+        // Each of the others with one variant: most of their calls are the same with all.
+        let others: &[(usize, &str)] = match name {
+            "staged" => {
+                add("usable_after_a_fault_in_a_long_append", 1, false, &USABLE);
+                &[(3, "ragged"), (4, "training")]
+            }
+            "tuples" => &[(2, "caller")],
+            _ => &[],
+        };
+        for &(scenario, what) in others {
+            let trial = format!("{what}_usable_after_a_fault");
+            add(&trial, scenario, false, &USABLE_FEW);
+            let trial = format!("{what}_a_lost_context");
+            add(&trial, scenario, true, &FATAL_FEW);
         }
     }
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
@@ -124,8 +134,8 @@ fn training(driver: &SimDriver) -> Result<(), String> {
 struct Job {
     /// An index of the variants.
     variant: usize,
-    /// [`LONG_APPEND`], else [`WHOLE`].
-    long: bool,
+    /// Its number in [`SCENARIOS`].
+    scenario: usize,
     /// 0 to list the scenario's calls.
     code: u32,
     stays: bool,
@@ -137,15 +147,14 @@ impl Job {
     fn show(&self) -> String {
         let Job {
             variant,
-            long,
+            scenario,
             code,
             stays,
             calls,
         } = self;
         let calls: Vec<_> = calls.iter().map(u64::to_string).collect();
-        let (long, stays) = (u8::from(*long), u8::from(*stays));
-        let calls = calls.join(" ");
-        format!("{variant} {long} {code} {stays} {calls}")
+        let (stays, calls) = (u8::from(*stays), calls.join(" "));
+        format!("{variant} {scenario} {code} {stays} {calls}")
     }
 
     fn parse(text: &str) -> Self {
@@ -153,7 +162,7 @@ impl Job {
         let numbers: Vec<u64> = words.map(|word| word.parse().expect("a number")).collect();
         Job {
             variant: numbers[0] as usize,
-            long: numbers[1] == 1,
+            scenario: numbers[1] as usize,
             code: numbers[2] as u32,
             stays: numbers[3] == 1,
             calls: numbers[4..].to_vec(),
@@ -162,15 +171,21 @@ impl Job {
 
     /// The work itself; a line for each call or fault.
     fn run(&self, driver: &SimDriver) -> Result<(), String> {
+        let scenario = &SCENARIOS[self.scenario];
+        // What a lost context would have found does not matter.
+        if scenario.ops.contains(&Op::Train) && !keysieve_libcuda::is_fatal(self.code) {
+            scenario::prepare(GPU);
+        }
         let setting = Setting {
             driver,
             ordinal: GPU,
             variant: scenario::variants(GPU)[self.variant],
-            ops: if self.long { &LONG_APPEND } else { &WHOLE },
+            ops: scenario.ops,
         };
         if self.code == 0 {
             for (op, call) in setting.calls()? {
-                println!("{} {call}", u8::from(matches!(op, Op::Append(_))));
+                let is_target = (scenario.is_target)(op, &call);
+                println!("{} {call}", u8::from(is_target));
             }
         }
         for &n in &self.calls {
@@ -220,8 +235,14 @@ impl Job {
         }
         .in_own_process()?;
         let calls = (1..).zip(lines);
-        // Of a long append only the append: all else has had its faults.
-        let targets = calls.filter(|(_, line)| !self.long || line[0] == "1");
+        let targets = calls.filter(|(_, line)| line[0] == "1");
+        // A process for each fault: one of four calls will do beside the first scenario's.
+        let stride = if self.stays && self.scenario > 0 {
+            4
+        } else {
+            1
+        };
+        let targets = targets.step_by(stride);
         Ok(targets
             .map(|(n, mut line)| (n, line.swap_remove(1)))
             .collect())
@@ -233,7 +254,7 @@ impl Job {
         let targets = self.targets()?;
         let mut tally = Tally::default();
         for &code in codes {
-            let in_a_process = if FATAL.contains(&code) {
+            let in_a_process = if keysieve_libcuda::is_fatal(code) {
                 1
             } else {
                 targets.len()

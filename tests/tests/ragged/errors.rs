@@ -9,7 +9,7 @@ use keysieve_tests::strategies::Fill;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
-const CONFIG: RaggedConfig = RaggedConfig {
+pub(crate) const CONFIG: RaggedConfig = RaggedConfig {
     batch: 3,
     num_kv_heads: 2,
     num_qo_heads: 4,
@@ -31,15 +31,15 @@ const CONFIG: RaggedConfig = RaggedConfig {
         causal: false,
         aggregation: keysieve::Aggregation::PerHead,
         scores: false,
+        indices: Some(IndexConfig {
+            wide: true,
+            slots: true,
+        }),
     },
     paging: Some(Paging {
         page_size: 16,
         num_pages: 12,
         codes: true,
-    }),
-    indices: Some(IndexConfig {
-        wide: true,
-        slots: true,
     }),
 };
 
@@ -72,7 +72,7 @@ fn index(num_codes: usize, change: impl FnOnce(&mut IndexParts)) -> Result<KeyIn
 }
 
 /// Sequences in slots 0 and 2, with room in their pages for 4 and 15 tokens more.
-fn selector(backend: &Backend) -> Result<RaggedSelector> {
+pub(crate) fn selector(backend: &Backend) -> Result<RaggedSelector> {
     let mut selector = RaggedSelector::new(backend, &CONFIG)?;
     selector.insert(0, &index(40, |_| ())?, &REGIONS, &[3, 1, 7, 0])?;
     selector.insert(2, &index(61, |_| ())?, &REGIONS, &[2, 4, 5, 6, 8, 9])?;

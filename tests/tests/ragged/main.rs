@@ -1,5 +1,6 @@
 //! Ragged batches: sequences that come, go and differ, in pages or not, in one graph; on every device.
 
+mod dtypes;
 mod errors;
 
 use std::process::ExitCode;
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
     suite.on_each_device("errors_change_nothing", errors::bad_calls);
     suite.on_each_device("bad_configurations", errors::bad_configurations);
     suite.on_each_device("metrics_are_not_mixed", errors::another_metric);
+    suite.on_each_device("halves_are_their_numbers", dtypes::halves);
     suite.run()
 }
 

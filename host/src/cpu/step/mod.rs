@@ -21,7 +21,7 @@ use rayon::prelude::*;
 
 pub(crate) use self::ragged::RaggedStep;
 use self::row::{Groups, Worker};
-use super::weights;
+use super::{indices, weights};
 use crate::error::Result;
 use crate::index::KeyIndex;
 use crate::selection::Selection;
@@ -114,6 +114,11 @@ impl Step {
     }
 
     pub(crate) fn select(&mut self, queries: Queries<'_>, selection: &mut Selection) {
+        self.list(queries, selection);
+        indices::indices(selection, 0, &[], 0);
+    }
+
+    fn list(&mut self, queries: Queries<'_>, selection: &mut Selection) {
         let Step {
             index,
             shape,

@@ -1,16 +1,16 @@
 //! Steps of a ragged batch on the CPU: stage by stage.
 
-use gpu_kernels::indices::index_of;
 use gpu_kernels::step::SequenceParams;
 
 use super::staged::{self, Context, Worker};
 use crate::cpu::centroid_lanes::CentroidLanes;
 use crate::cpu::codes::{self, Encoder};
+use crate::cpu::indices::indices;
 use crate::cpu::simd::Simd;
 use crate::error::Result;
 use crate::index::KeyIndex;
 use crate::ragged::{Batch, RaggedConfig, SequenceConfig};
-use crate::selection::{Indices, Selection};
+use crate::selection::Selection;
 use crate::tensor::{Keys, Queries};
 
 /// The sequences of a batch with the room that its steps work in.
@@ -154,29 +154,10 @@ impl RaggedStep {
             page_table: &self.batch.page_table,
         };
         staged::select(context, &mut self.workers, queries, selection);
-        self.index(selection);
+        let batch = &self.batch;
+        let pages = batch.config.pages_per_sequence();
+        indices(selection, batch.index_page_bits(), &batch.page_table, pages);
         Ok(())
-    }
-
-    /// Writes the lists as indices, where those are wanted.
-    fn index(&self, selection: &mut Selection) {
-        let (Some(indices), Some((_, page_bits))) =
-            (&mut selection.indices, self.batch.index_format())
-        else {
-            return;
-        };
-        let pages = self.batch.config.pages_per_sequence();
-        let of_sequence = selection.positions.len() / self.batch.config.batch;
-        for (i, &position) in selection.positions.iter().enumerate() {
-            let first = i / of_sequence * pages;
-            let index = index_of(position, page_bits, |page| {
-                self.batch.page_table[first + page]
-            });
-            match indices {
-                Indices::I32(indices) => indices[i] = index as i32,
-                Indices::I64(indices) => indices[i] = index,
-            }
-        }
     }
 
     pub(crate) fn to_index(&self, slot: usize) -> Result<KeyIndex> {

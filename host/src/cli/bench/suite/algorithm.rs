@@ -269,7 +269,6 @@ fn ragged(
             num_pages: SEQUENCES * pages,
             codes: true,
         }),
-        indices: None,
     };
     let all = index.to_parts();
     let m = shape.num_subvectors;

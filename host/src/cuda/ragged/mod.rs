@@ -1,5 +1,8 @@
 //! Steps of a ragged batch on the GPU: one kernel a stage, captured once, whatever the sequences.
 
+mod launches;
+mod slots;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cust::stream::{Stream, StreamFlags};
@@ -9,23 +12,19 @@ use gpu_kernels::step::SequenceParams;
 use super::aggregate::AggregateBuffers;
 use super::buffer::Buffer;
 use super::device::Device;
-use super::enqueue::{
-    AugmentationBuffers, CodesBuffers, Enqueuer, IndexBuffers, ListBuffers, TopKBuffers,
-};
+use super::enqueue::{AugmentationBuffers, IndexBuffers, ListBuffers, TopKBuffers};
 use super::error::OrDriverError;
 use super::graph::StepGraph;
 use super::heuristics::Variant;
-use super::launches::StageBuffers;
 use super::sequences::Sequences;
 use super::turn::Turn;
 use crate::error::{Error, Result};
-use crate::index::KeyIndex;
-use crate::ragged::{Batch, RaggedConfig, SequenceConfig};
+use crate::ragged::{Batch, RaggedConfig};
 use crate::selection::Selection;
 use crate::tensor::{Keys, Queries};
 
 /// The sequences of a batch on the GPU with every buffer of its steps. Nothing is allocated after it is made but
-/// by [`KeyIndex`] coming and going.
+/// by [`KeyIndex`](crate::KeyIndex) coming and going.
 ///
 /// A step is one graph, captured when this is made: lengths, regions and page tables are arrays on the device
 /// that it reads, and that every call brings up to date in the order of the stream.
@@ -101,6 +100,7 @@ impl RaggedStep {
         let pages = config.pages_per_sequence();
         let mut sequences = Sequences::new(config.batch, pages)?;
         sequences.page_table.write(0, &batch.page_table, &stream)?;
+        let arriving = batch.selection();
         let mut step = RaggedStep {
             graph: None,
             centroids: Buffer::new(num_centroids * config.pq.sub_dim(head_dim))?,
@@ -118,17 +118,14 @@ impl RaggedStep {
             aggregate: AggregateBuffers::new(&shape, config.batch)?,
             top_k: TopKBuffers::new(&lists, list_rows)?,
             list: ListBuffers::new(&lists, list_rows)?,
-            indices: IndexBuffers::new(
-                batch.index_format(),
-                list_rows * shape.list_stride as usize,
-            )?,
+            indices: IndexBuffers::new(&arriving, batch.index_page_bits())?,
             no_seq_lens: Buffer::new(0)?,
             turn: Turn::of(stream.as_inner())?,
             is_stale: true,
             is_uploaded: false,
             is_listed: false,
             listed: batch.sequences.clone(),
-            arriving: batch.selection(),
+            arriving,
             batch,
             stream,
             device: device.clone(),
@@ -189,81 +186,6 @@ impl RaggedStep {
     fn enter_own_stream(&self) -> Result<()> {
         self.device.enter()?;
         self.turn.pass_to(self.stream.as_inner())
-    }
-
-    pub(crate) fn insert(
-        &mut self,
-        slot: usize,
-        index: &KeyIndex,
-        config: &SequenceConfig,
-        pages: &[u32],
-    ) -> Result<()> {
-        let params = self.batch.check_insert(slot, index, config, pages)?;
-        self.enter_own_stream()?;
-        // The slot is empty: without it everything is as before.
-        self.batch.insert(slot, index, params, pages);
-        self.is_stale = true;
-        self.write_sequence(slot, index)
-            .inspect_err(|_| self.batch.remove(slot))
-    }
-
-    fn write_sequence(&mut self, slot: usize, index: &KeyIndex) -> Result<()> {
-        let stream = &self.stream;
-        let centroids = index.centroids();
-        self.centroids
-            .write(slot * centroids.len(), centroids, stream)?;
-        let half_norms = index.half_norms();
-        self.half_norms
-            .write(slot * half_norms.len(), &half_norms, stream)?;
-        if let (Some(buffers), Some(added)) = (&mut self.augmentation, index.augmentation()) {
-            buffers.write(slot, added, stream)?;
-        }
-        let m = self.batch.config.pq.num_subvectors;
-        let (stride, codes) = (index.code_capacity() * m, index.padded_codes());
-        for (head, key, at, len) in self.batch.runs(slot) {
-            let codes = &codes[head * stride + key * m..][..len * m];
-            self.codes.write(at * m, codes, stream)?;
-        }
-        self.write_pages(slot)
-    }
-
-    fn write_pages(&mut self, slot: usize) -> Result<()> {
-        let stride = self.batch.config.pages_per_sequence();
-        let pages = &self.batch.page_table[slot * stride..][..stride];
-        self.sequences
-            .page_table
-            .write(slot * stride, pages, &self.stream)
-    }
-
-    pub(crate) fn remove(&mut self, slot: usize) -> Result<()> {
-        self.batch.check_remove(slot)?;
-        self.batch.remove(slot);
-        self.is_stale = true;
-        Ok(())
-    }
-
-    pub(crate) fn configure(&mut self, slot: usize, config: &SequenceConfig) -> Result<()> {
-        self.set(slot, self.batch.check_configure(slot, config)?);
-        Ok(())
-    }
-
-    pub(crate) fn truncate(&mut self, slot: usize, seq_len: usize) -> Result<()> {
-        self.set(slot, self.batch.check_truncate(slot, seq_len)?);
-        Ok(())
-    }
-
-    fn set(&mut self, slot: usize, params: SequenceParams) {
-        self.batch.sequences[slot] = params;
-        self.is_stale = true;
-    }
-
-    pub(crate) fn add_pages(&mut self, slot: usize, pages: &[u32]) -> Result<()> {
-        self.batch.check_add_pages(slot, pages)?;
-        self.enter_own_stream()?;
-        let before = self.batch.clone();
-        self.batch.add_pages(slot, pages);
-        // Entries behind a sequence's pages are read by nobody.
-        self.write_pages(slot).inspect_err(|_| self.batch = before)
     }
 
     /// Copies a key for each (sequence, head), `[batch, num_kv_heads, 1, head_dim]`, of which those of the
@@ -411,64 +333,6 @@ impl RaggedStep {
         copied.and(waited)?;
         self.arriving.set_sequences(&self.listed);
         std::mem::swap(selection, &mut self.arriving);
-        Ok(())
-    }
-
-    pub(crate) fn to_index(&self, slot: usize) -> Result<KeyIndex> {
-        self.enter_own_stream()?;
-        let codes = self.codes.to_vec(&self.stream)?;
-        self.batch.to_index(slot, &codes)
-    }
-
-    fn enqueuer(&self) -> Enqueuer<'_> {
-        Enqueuer {
-            device: &self.device,
-            stream: self.stream.as_inner(),
-            shape: &self.batch.shape,
-            sequences: &self.sequences,
-        }
-    }
-
-    fn enqueue_append(&self) -> Result<()> {
-        let buffers = CodesBuffers {
-            centroids: &self.centroids,
-            half_norms: &self.half_norms,
-            augmentation: self.augmentation.as_ref(),
-            new_keys: &self.new_keys,
-            seq_lens: &self.no_seq_lens,
-            codes: &self.codes,
-        };
-        // SAFETY: the buffers were made for this shape and batch and live as long as the stream; sequences
-        // without centroids or keys append nothing.
-        unsafe {
-            self.enqueuer().codes(&buffers, 0, 1)?;
-            self.enqueuer().advance(&self.no_seq_lens, 1)?;
-        }
-        Ok(())
-    }
-
-    fn enqueue_select(&self) -> Result<()> {
-        let buffers = StageBuffers {
-            centroids: &self.centroids,
-            codes: &self.codes,
-            queries: &self.queries,
-            tables: &self.tables,
-            scores: &self.scores,
-            aggregate: &self.aggregate,
-            top_k: &self.top_k,
-            list: &self.list,
-        };
-        let lists = self.batch.shape.of_lists();
-        let of_lists = Enqueuer {
-            shape: &lists,
-            ..self.enqueuer()
-        };
-        // SAFETY: the buffers were made for this shape and batch and live as long as the stream; sequences
-        // without centroids have no rows' work.
-        unsafe {
-            self.enqueuer().stages(&buffers, &mut |_| Ok(()))?;
-            of_lists.indices(&self.list, &self.indices)?;
-        }
         Ok(())
     }
 }

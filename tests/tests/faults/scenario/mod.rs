@@ -1,17 +1,28 @@
 //! All that a program does with a GPU, from opening it to letting go of it, beside the CPU's answers.
 
+mod caller;
+mod lists;
+mod mirror;
+mod ragged;
+mod training;
+
 use std::sync::OnceLock;
 use std::thread;
 
 use keysieve::cuda::{CudaStages, Device, StepGraph, Variant};
 use keysieve::stages::Stages;
 use keysieve::{
-    Aggregation, Backend, Error, KeyIndex, Keys, Metric, PqConfig, Queries, SelectConfig,
-    Selection, Selector, TrainConfig,
+    Aggregation, Backend, Error, KeyIndex, Keys, Metric, PqConfig, Queries, SelectConfig, Selector,
+    TrainConfig,
 };
 use keysieve_tests::device::step_shape;
 use keysieve_tests::oracle::Shape;
 use keysieve_tests::strategies::Fill;
+
+use self::caller::Caller;
+use self::mirror::Mirror;
+use self::ragged::Ragged;
+pub(crate) use self::{caller::CallerOp, lists::SCENARIOS, ragged::RaggedOp, training::prepare};
 
 const KV_HEADS: usize = 2;
 const QO_HEADS: usize = 2;
@@ -38,6 +49,7 @@ const SELECT: SelectConfig = SelectConfig {
     causal: false,
     aggregation: Aggregation::PerHead,
     scores: false,
+    indices: None,
 };
 
 /// A step of a scenario.
@@ -62,45 +74,17 @@ pub(crate) enum Op {
     Synchronize,
     ToIndex,
     Rewind,
+    /// The drift of all keys with codes.
+    Drift,
+    /// On arrays and a stream of the caller's.
+    Caller(CallerOp),
+    /// In a batch whose sequences come and go.
+    Ragged(RaggedOp),
+    /// Training on the GPU.
+    Train,
     /// Everything, on a thread that has no current context.
     Drop,
 }
-
-/// Every kind of call, the steps in each way.
-pub(crate) const WHOLE: [Op; 22] = [
-    Op::Open,
-    Op::Stage,
-    Op::New,
-    Op::SetVariant,
-    Op::Append(3),
-    Op::Select,
-    Op::Upload,
-    Op::Enqueue,
-    Op::Read,
-    Op::Capture,
-    Op::Upload,
-    Op::Replay,
-    Op::Read,
-    Op::ToIndex,
-    Op::Rewind,
-    Op::SetOther,
-    Op::Upload,
-    Op::Replay,
-    Op::Synchronize,
-    Op::Read,
-    Op::Select,
-    Op::Drop,
-];
-
-/// An append in several launches.
-pub(crate) const LONG_APPEND: [Op; 6] = [
-    Op::Open,
-    Op::New,
-    Op::SetVariant,
-    Op::Append(MANY),
-    Op::Select,
-    Op::Drop,
-];
 
 /// The GPU's objects, and the same on the CPU.
 pub(crate) struct World {
@@ -113,20 +97,9 @@ pub(crate) struct World {
     graph: Option<StepGraph>,
     /// Whether the GPU has what an enqueue or a replay works on.
     uploaded: bool,
+    caller: Option<Caller>,
+    ragged: Ragged,
     mirror: Mirror,
-}
-
-/// What the CPU makes of the ops that succeeded.
-struct Mirror {
-    selector: Selector,
-    /// By how many tokens the context has grown: which keys come next.
-    grown: usize,
-    /// Of the last step on the GPU, to be read.
-    listed: Selection,
-    /// Of the last select or read.
-    seen: Selection,
-    /// How the GPU runs steps.
-    variant: Option<Variant>,
 }
 
 /// A few keys and queries, others for other `seed`s.
@@ -191,6 +164,8 @@ impl World {
             selector: None,
             graph: None,
             uploaded: false,
+            caller: None,
+            ragged: Ragged::new(),
             mirror: Mirror {
                 selector,
                 grown: 0,
@@ -264,8 +239,26 @@ impl World {
                 brought => brought.map(drop),
             },
             Op::Rewind => self.step().rewind(1),
+            Op::Drift => {
+                let tokens = TOKENS - PQ.init_offset;
+                let data = keys_data(0, tokens);
+                let keys = keys(&data, tokens);
+                // The CPU's only where it is needed: how long a call takes is measured.
+                let on_gpu = self.selector().drift(keys, PQ.init_offset);
+                if on_gpu.is_ok() && on_gpu != self.mirror.selector.drift(keys, PQ.init_offset) {
+                    return Err(format!("drift {on_gpu:?}, not the CPU's"));
+                }
+                on_gpu.map(drop)
+            }
+            Op::Caller(op) => return self.run_caller(op),
+            Op::Ragged(op) => {
+                let device = self.device.as_ref().expect("opened before");
+                return self.ragged.run(device, op);
+            }
+            Op::Train => return training::run(self.device()),
             Op::Drop => {
-                let all = (self.graph.take(), self.selector.take(), self.device.take());
+                let all = (self.graph.take(), self.selector.take(), self.ragged.take());
+                let all = (all, self.caller.take(), self.device.take());
                 let dropped = thread::spawn(move || drop(all)).join();
                 return dropped.map(Ok).map_err(|_| "a drop panics".into());
             }
@@ -350,12 +343,14 @@ impl World {
             }
             Op::Read => mirror.seen = mirror.listed.clone(),
             Op::Rewind => mirror.rewind(),
+            Op::Caller(op) => mirror.caller_op(op),
             _ => {}
         }
     }
 
     /// Whether all that can be seen without a call of the driver is as the CPU has it.
     pub(crate) fn check_unchanged(&mut self) -> Result<(), String> {
+        self.ragged.check_unchanged()?;
         let mirror = &self.mirror;
         let Some(selector) = &mut self.selector else {
             return Ok(());
@@ -376,11 +371,31 @@ impl World {
 
     /// Whether a select now gives the CPU's lists.
     pub(crate) fn check_usable(&mut self) -> Result<(), String> {
-        if self.selector.is_none() {
-            return Ok(());
+        let mut selects = Vec::new();
+        if self.selector.is_some() {
+            selects.push(Op::Select);
         }
-        let selected = self.run(Op::Select)?;
-        selected.map_err(|error| format!("a select after the failed call: {error}"))
+        if self.ragged.is_made() {
+            selects.push(Op::Ragged(RaggedOp::Select));
+        }
+        for select in selects {
+            let selected = self.run(select)?;
+            selected.map_err(|error| format!("a select after the failed call: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// What shows at the end that codes are right, and the end.
+    pub(crate) fn last(&self) -> Vec<Op> {
+        let mut last = Vec::new();
+        if self.selector.is_some() {
+            last.push(Op::ToIndex);
+        }
+        if self.ragged.has_sequence() {
+            last.push(Op::Ragged(RaggedOp::ToIndex));
+        }
+        last.push(Op::Drop);
+        last
     }
 
     /// The ops that can be done now, all but the last.
@@ -392,8 +407,12 @@ impl World {
         if self.selector.is_some() {
             ops.extend([Op::Select, Op::Append(1), Op::Upload, Op::Enqueue, Op::Read]);
             ops.extend([Op::Capture, Op::Synchronize, Op::ToIndex, Op::Rewind]);
-            ops.extend([Op::SetOther, Op::SetVariant]);
+            ops.extend([Op::SetOther, Op::SetVariant, Op::Drift]);
         }
+        if self.caller.as_ref().is_some_and(Caller::has_arrays) {
+            ops.extend(caller::POSSIBLE.map(Op::Caller));
+        }
+        ops.extend(self.ragged.possible().into_iter().map(Op::Ragged));
         if self.graph.is_some() {
             ops.push(Op::Replay);
         }
@@ -406,39 +425,5 @@ impl World {
             Err(error) => Ok(error),
             Ok(()) => Err(format!("{op:?} succeeds on a GPU that no longer answers")),
         }
-    }
-}
-
-impl Mirror {
-    fn select(&mut self) {
-        let data = queries_data(self.grown);
-        let selected = self.selector.select(queries(&data));
-        self.listed = selected.expect("the CPU has no driver").clone();
-    }
-
-    fn append(&mut self, tokens: usize) {
-        let data = keys_data(self.grown, tokens);
-        let appended = self.selector.append(keys(&data, tokens));
-        appended.expect("the CPU has no driver");
-        self.grown += tokens;
-    }
-
-    fn rewind(&mut self) {
-        self.grown -= 1;
-        let index = self.selector.to_index().expect("the CPU has no driver");
-        let capacity = index.capacity();
-        let training_error = index.training_error();
-        let mut parts = index.to_parts();
-        let stride = parts.num_codes * PQ.num_subvectors;
-        parts.num_codes -= 1;
-        let groups = parts.codes.chunks(stride);
-        let kept = groups.flat_map(|codes| &codes[..stride - PQ.num_subvectors]);
-        parts.codes = kept.copied().collect();
-        let mut index = KeyIndex::from_parts(parts, capacity).expect("one token less");
-        index
-            .set_training_error(training_error)
-            .expect("it was one");
-        let selector = Selector::new(&Backend::Cpu, index, SELECT, QO_HEADS, 1);
-        self.selector = selector.expect("the CPU has no driver");
     }
 }
