@@ -1,12 +1,16 @@
 //! Training: Lloyd's k-means for every (batch, head, sub-vector).
 
+use std::borrow::Cow;
+
 use gpu_kernels::codebook::{half_norm, phi, squared_norm};
-use rand::{Rng, RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::centroid_lanes::{CentroidLanes, nearest_centroids};
 use super::codes::augment;
+use super::fixed_point::{FixedCentroids, FixedPoints, nearest_of_many};
+use super::plus_plus::plus_plus_start;
 use super::simd::{Isa, Simd, on_each_isa};
 use crate::codebook_start::sampled;
 use crate::config::{PqConfig, Start, TrainConfig};
@@ -15,6 +19,8 @@ use crate::tensor::Keys;
 
 /// Points of one parallel task. Fixed, so that results do not depend on the number of threads.
 const POINTS_PER_TASK: usize = 1024;
+/// Components of one parallel task. Every sum is taken in the order of the points, by one task.
+const COMPONENTS_PER_TASK: usize = 16;
 
 /// Trains the codebooks of all groups: centroids `[batch, num_kv_heads, m, 2^bits, sub_dim]` and what the
 /// metric adds to them.
@@ -44,14 +50,19 @@ pub(crate) fn train(
         .for_each(|(problem, (centroids, phi))| {
             let (group, subvector) = (problem / m, problem % m);
             let group_keys = &keys.group(group)[config.init_offset * keys.head_dim..];
-            let mut points = Vec::with_capacity(group_keys.len() / keys.head_dim * point_dim);
-            for key in group_keys.chunks_exact(keys.head_dim) {
-                points.extend_from_slice(&key[subvector * sub_dim..(subvector + 1) * sub_dim]);
-                points.resize(points.len() + point_dim - sub_dim, 0.0);
+            let mut points = Cow::Borrowed(group_keys);
+            if point_dim != keys.head_dim {
+                let mut parts = Vec::with_capacity(group_keys.len() / keys.head_dim * point_dim);
+                for key in group_keys.chunks_exact(keys.head_dim) {
+                    parts.extend_from_slice(&key[subvector * sub_dim..(subvector + 1) * sub_dim]);
+                    parts.resize(parts.len() + point_dim - sub_dim, 0.0);
+                }
+                points = Cow::Owned(parts);
             }
             if config.is_augmented() {
-                *phi = largest_phi(simd, &points, sub_dim);
-                augment(simd, &mut points, sub_dim, *phi);
+                let points = points.to_mut();
+                *phi = largest_phi(simd, points, sub_dim);
+                augment(simd, points, sub_dim, *phi);
             }
             match first {
                 Some(lanes) => lanes[problem].to_centroids(centroids),
@@ -117,19 +128,30 @@ fn lloyd(
     centroids: &mut [f32],
 ) {
     let n = points.len() / sub_dim;
-    let mut assignments = Assignments::new(n);
-    let mut previous = vec![0; n];
+    let mut fixed: Vec<FixedPoints> = points
+        .par_chunks(POINTS_PER_TASK * sub_dim)
+        .map(|points| FixedPoints::new(simd, points, sub_dim, sub_dim))
+        .collect();
+    let (mut codes, mut previous) = (vec![0; n], vec![0; n]);
     let mut before = centroids.to_vec();
     let mut lanes = CentroidLanes::new(centroids, sub_dim);
     for iteration in 0..training.iterations {
-        assign(simd, points, &lanes, &mut assignments);
-        if iteration > 0 && assignments.codes == previous {
+        let fixed_centroids = FixedCentroids::new(centroids, sub_dim);
+        codes
+            .par_chunks_mut(POINTS_PER_TASK)
+            .zip(points.par_chunks(POINTS_PER_TASK * sub_dim))
+            .zip(&mut fixed)
+            .for_each(|((codes, points), fixed)| {
+                let centroids = (&fixed_centroids, &lanes);
+                nearest_of_many(simd, fixed, centroids, points, sub_dim, codes, 1);
+            });
+        if iteration > 0 && codes == previous {
             break;
         }
         before.copy_from_slice(centroids);
-        let has_new = move_to_means(simd, points, sub_dim, &assignments, centroids);
+        let has_new = move_to_means(simd, points, &lanes, &codes, centroids);
         lanes.set(centroids);
-        std::mem::swap(&mut assignments.codes, &mut previous);
+        std::mem::swap(&mut codes, &mut previous);
         if !has_new && has_settled(&before, centroids, training.tolerance) {
             break;
         }
@@ -147,55 +169,37 @@ fn has_settled(before: &[f32], after: &[f32], tolerance: f32) -> bool {
     shift <= f64::from(tolerance) * norm
 }
 
-/// Where each point belongs, and its affinity to the centroid there.
-struct Assignments {
-    codes: Vec<u8>,
-    affinities: Vec<f32>,
-}
-
-impl Assignments {
-    fn new(n: usize) -> Self {
-        Assignments {
-            codes: vec![0; n],
-            affinities: vec![0.0; n],
-        }
-    }
-
-    /// Each point's squared distance to its centroid.
-    fn squared_distances(&self, points: &[f32], sub_dim: usize) -> Vec<f32> {
-        let points = points.chunks_exact(sub_dim).zip(&self.affinities);
-        points
-            .map(|(point, affinity)| (2.0 * (half_norm(point) - affinity)).max(0.0))
-            .collect()
-    }
-}
-
-fn assign(simd: Simd, points: &[f32], lanes: &CentroidLanes, assignments: &mut Assignments) {
+/// Each point's squared distance to its centroid.
+fn squared_distances(simd: Simd, points: &[f32], lanes: &CentroidLanes) -> Vec<f32> {
     let sub_dim = lanes.sub_dim();
-    assignments
-        .codes
+    let mut distances = vec![0.0; points.len() / sub_dim];
+    distances
         .par_chunks_mut(POINTS_PER_TASK)
-        .zip(assignments.affinities.par_chunks_mut(POINTS_PER_TASK))
         .zip(points.par_chunks(POINTS_PER_TASK * sub_dim))
-        .for_each(|((codes, affinities), points)| {
-            nearest_centroids(simd, lanes, points, sub_dim, codes, 1, affinities);
+        .for_each(|(affinities, points)| {
+            let mut codes = [0; POINTS_PER_TASK];
+            nearest_centroids(simd, lanes, points, sub_dim, &mut codes, 1, affinities);
+            for (affinity, point) in affinities.iter_mut().zip(points.chunks_exact(sub_dim)) {
+                *affinity = (2.0 * (half_norm(point) - *affinity)).max(0.0);
+            }
         });
+    distances
 }
 
 /// Moves every centroid to the mean of its points, and every centroid without points to the point
 /// farthest from its own centroid (each to another one), unless no point is away from its centroid; whether one was.
+/// `codes` are the points' with the centroids of `lanes`.
 fn move_to_means(
     simd: Simd,
     points: &[f32],
-    sub_dim: usize,
-    assignments: &Assignments,
+    lanes: &CentroidLanes,
+    codes: &[u8],
     centroids: &mut [f32],
 ) -> bool {
-    /// Components of one parallel task. Every sum is taken in the order of the points, by one task.
-    const COMPONENTS_PER_TASK: usize = 16;
+    let sub_dim = lanes.sub_dim();
     let num_centroids = centroids.len() / sub_dim;
     let mut counts = vec![0u64; num_centroids];
-    for &code in &assignments.codes {
+    for &code in codes {
         counts[usize::from(code)] += 1;
     }
     let sums: Vec<Vec<f64>> = (0..sub_dim)
@@ -204,14 +208,7 @@ fn move_to_means(
         .map(|first| {
             let columns = first..sub_dim.min(first + COMPONENTS_PER_TASK);
             let mut sums = vec![0.0; num_centroids * columns.len()];
-            sum_columns(
-                simd,
-                points,
-                sub_dim,
-                columns,
-                &assignments.codes,
-                &mut sums,
-            );
+            sum_columns(simd, points, sub_dim, columns, codes, &mut sums);
             sums
         })
         .collect();
@@ -229,7 +226,7 @@ fn move_to_means(
     if num_empty == 0 {
         return false;
     }
-    let distances = assignments.squared_distances(points, sub_dim);
+    let distances = squared_distances(simd, points, lanes);
     let mut farthest: Vec<usize> = (0..distances.len()).collect();
     let by_distance = |a: &usize, b: &usize| distances[*b].total_cmp(&distances[*a]).then(a.cmp(b));
     if num_empty < farthest.len() {
@@ -270,72 +267,21 @@ fn sum_columns_on<I: Isa>(
     sums: &mut [f64],
 ) {
     let len = columns.len();
+    // The usual task keeps a point's components in registers.
+    if let (COMPONENTS_PER_TASK, (sums, [])) = (len, sums.as_chunks_mut::<COMPONENTS_PER_TASK>()) {
+        for (point, &code) in points.chunks_exact(sub_dim).zip(codes) {
+            let point = &point[columns.start..].as_chunks::<COMPONENTS_PER_TASK>().0[0];
+            let sums = &mut sums[usize::from(code)];
+            for i in 0..COMPONENTS_PER_TASK {
+                sums[i] += f64::from(point[i]);
+            }
+        }
+        return;
+    }
     for (point, &code) in points.chunks_exact(sub_dim).zip(codes) {
         let sums = &mut sums[usize::from(code) * len..][..len];
         for (sum, &x) in sums.iter_mut().zip(&point[columns.clone()]) {
             *sum += f64::from(x);
         }
-    }
-}
-
-/// k-means++ (Arthur and Vassilvitskii 2007): each next centroid is a point drawn with probability
-/// proportional to its squared distance from the nearest centroid so far.
-fn plus_plus_start(
-    simd: Simd,
-    points: &[f32],
-    sub_dim: usize,
-    rng: &mut impl Rng,
-    centroids: &mut [f32],
-) {
-    let n = points.len() / sub_dim;
-    let point = |i: usize| &points[i * sub_dim..(i + 1) * sub_dim];
-    let mut distances = vec![f32::INFINITY; n];
-    let mut next = rng.random_range(0..n);
-    for centroid in centroids.chunks_exact_mut(sub_dim) {
-        centroid.copy_from_slice(point(next));
-        distances
-            .par_chunks_mut(POINTS_PER_TASK)
-            .zip(points.par_chunks(POINTS_PER_TASK * sub_dim))
-            .for_each(|(distances, points)| lower_distances(simd, centroid, points, distances));
-
-        let total: f64 = distances.iter().map(|&d| f64::from(d)).sum();
-        next = if total > 0.0 && total.is_finite() {
-            let mut left = rng.random::<f64>() * total;
-            let drawn = distances.iter().position(|&d| {
-                left -= f64::from(d);
-                d > 0.0 && left <= 0.0
-            });
-            // Rounding may leave a little: then the last point that can be drawn is.
-            drawn.or_else(|| distances.iter().rposition(|&d| d > 0.0))
-        } else {
-            None
-        }
-        .unwrap_or_else(|| rng.random_range(0..n));
-    }
-}
-
-on_each_isa! {
-    /// Lowers each point's squared distance to that from `centroid` where that is nearer.
-    fn lower_distances(centroid: &[f32], points: &[f32], distances: &mut [f32])
-        = lower_distances_on;
-}
-
-#[inline(always)]
-fn lower_distances_on<I: Isa>(_isa: I, centroid: &[f32], points: &[f32], distances: &mut [f32]) {
-    for (point, distance) in points.chunks_exact(centroid.len()).zip(distances) {
-        // Eight sums, which the compiler keeps in one register.
-        let mut sums = [0.0f32; 8];
-        let (xs, x_rest) = point.as_chunks::<8>();
-        let (cs, c_rest) = centroid.as_chunks::<8>();
-        for (x, c) in xs.iter().zip(cs) {
-            for i in 0..8 {
-                let difference = x[i] - c[i];
-                sums[i] += difference * difference;
-            }
-        }
-        for (x, c) in x_rest.iter().zip(c_rest) {
-            sums[0] += (x - c) * (x - c);
-        }
-        *distance = distance.min(sums.iter().sum());
     }
 }

@@ -1,5 +1,7 @@
 //! Training of an index, on either backend.
 
+use std::borrow::Cow;
+
 use super::{IndexParts, KeyIndex, MAX_GROUPS, Provenance, check_capacity, check_same};
 use crate::backend::Backend;
 use crate::config::{PqConfig, TrainConfig};
@@ -136,7 +138,10 @@ impl KeyIndex {
             },
             capacity,
         )?;
-        let quantised = keys.copy_tokens(config.init_offset..keys.tokens);
+        let quantised = match config.init_offset {
+            0 => Cow::Borrowed(keys.data),
+            first => Cow::Owned(keys.copy_tokens(first..keys.tokens)),
+        };
         index.append(Keys {
             data: &quantised,
             tokens: keys.tokens - config.init_offset,
