@@ -7,9 +7,10 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
+use super::bounds::{Followed, Moved};
 use super::centroid_lanes::{CentroidLanes, nearest_centroids};
 use super::codes::augment;
-use super::fixed_point::{FixedCentroids, FixedPoints, nearest_of_many};
+use super::fixed_point::FixedCentroids;
 use super::plus_plus::plus_plus_start;
 use super::simd::{Isa, Simd, on_each_isa};
 use crate::codebook_start::sampled;
@@ -19,11 +20,18 @@ use crate::tensor::Keys;
 
 /// Points of one parallel task. Fixed, so that results do not depend on the number of threads.
 const POINTS_PER_TASK: usize = 1024;
-/// Components of one parallel task. Every sum is taken in the order of the points, by one task.
-const COMPONENTS_PER_TASK: usize = 16;
 
-/// Trains the codebooks of all groups: centroids `[batch, num_kv_heads, m, 2^bits, sub_dim]` and what the
-/// metric adds to them.
+/// Codebooks of all groups, and the keys' codes.
+pub(crate) struct Trained {
+    /// `[batch, num_kv_heads, m, 2^bits, sub_dim]`, rounded as was asked for.
+    pub(crate) centroids: Vec<f32>,
+    /// What the metric adds to them.
+    pub(crate) augmentation: Option<Augmentation>,
+    /// Of the keys that took part, `[batch, num_kv_heads, keys, m]`.
+    pub(crate) codes: Vec<u8>,
+}
+
+/// Trains the codebooks of all groups.
 ///
 /// Keys from `init_offset` on take part. Each sub-vector has its own stream of random numbers, and
 /// every sum is taken in the order of the keys, so the result depends on the seed alone. `first` has the centroids to
@@ -35,7 +43,7 @@ pub(crate) fn train(
     keys: Keys<'_>,
     first: Option<&[CentroidLanes]>,
     progress: &(dyn Fn(usize, usize) + Sync),
-) -> (Vec<f32>, Option<Augmentation>) {
+) -> Trained {
     let m = config.num_subvectors;
     let sub_dim = config.sub_dim(keys.head_dim);
     let point_dim = sub_dim + usize::from(config.is_augmented());
@@ -43,11 +51,11 @@ pub(crate) fn train(
     let done = std::sync::atomic::AtomicUsize::new(0);
     let mut phis = vec![0.0; num_problems];
     let mut centroids = vec![0.0; num_problems * config.num_centroids() * point_dim];
-    centroids
+    let codes: Vec<Vec<u8>> = centroids
         .par_chunks_mut(config.num_centroids() * point_dim)
         .zip(&mut phis)
         .enumerate()
-        .for_each(|(problem, (centroids, phi))| {
+        .map(|(problem, (centroids, phi))| {
             let (group, subvector) = (problem / m, problem % m);
             let group_keys = &keys.group(group)[config.init_offset * keys.head_dim..];
             let mut points = Cow::Borrowed(group_keys);
@@ -68,20 +76,39 @@ pub(crate) fn train(
                 Some(lanes) => lanes[problem].to_centroids(centroids),
                 None => start(simd, training, problem, &points, point_dim, centroids),
             }
-            lloyd(simd, &points, point_dim, training, centroids);
+            let codes = lloyd(simd, &points, point_dim, sub_dim, training, centroids);
             let done = 1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             progress(done, num_problems);
-        });
+            codes
+        })
+        .collect();
+    let codes = interleaved(codes, m);
     if !config.is_augmented() {
-        return (centroids, None);
+        return Trained {
+            centroids,
+            augmentation: None,
+            codes,
+        };
     }
     let of_each = || centroids.chunks_exact(point_dim);
     let components = of_each().map(|centroid| centroid[sub_dim]).collect();
     let plain = of_each().flat_map(|centroid| &centroid[..sub_dim]);
-    (
-        plain.copied().collect(),
-        Some(Augmentation { phis, components }),
-    )
+    Trained {
+        centroids: plain.copied().collect(),
+        augmentation: Some(Augmentation { phis, components }),
+        codes,
+    }
+}
+
+/// The codes `[groups, n, m]` of each (group, sub-vector).
+fn interleaved(mut codes: Vec<Vec<u8>>, m: usize) -> Vec<u8> {
+    if let [_] = codes[..] {
+        return codes.remove(0);
+    }
+    let groups = codes.chunks_exact(m);
+    let keys = groups.flat_map(|codes| (0..codes[0].len()).map(move |key| (codes, key)));
+    keys.flat_map(|(codes, key)| codes.iter().map(move |codes| codes[key]))
+        .collect()
 }
 
 on_each_isa! {
@@ -119,42 +146,101 @@ fn start(
     plus_plus_start(simd, points, sub_dim, &mut rng, centroids);
 }
 
-/// Lloyd's algorithm for `points` `[n, sub_dim]`, n at least 1, on `centroids` `[num_centroids, sub_dim]`.
+/// Lloyd's algorithm for `points` `[n, sub_dim]`, n at least 1, on `centroids` `[num_centroids, sub_dim]`, of which the
+/// first `rounded` components are rounded in the end; the points' codes with them.
 fn lloyd(
     simd: Simd,
     points: &[f32],
     sub_dim: usize,
+    rounded: usize,
     training: &TrainConfig,
     centroids: &mut [f32],
-) {
-    let n = points.len() / sub_dim;
-    let mut fixed: Vec<FixedPoints> = points
-        .par_chunks(POINTS_PER_TASK * sub_dim)
-        .map(|points| FixedPoints::new(simd, points, sub_dim, sub_dim))
-        .collect();
-    let (mut codes, mut previous) = (vec![0; n], vec![0; n]);
-    let mut before = centroids.to_vec();
-    let mut lanes = CentroidLanes::new(centroids, sub_dim);
-    for iteration in 0..training.iterations {
-        let fixed_centroids = FixedCentroids::new(centroids, sub_dim);
-        codes
+) -> Vec<u8> {
+    let mut assignment = Assignment::new(simd, points, sub_dim);
+    let mut previous = Vec::new();
+    for _ in 0..training.iterations {
+        assignment.update(centroids, true);
+        if assignment.codes == previous {
+            break;
+        }
+        previous.clone_from(&assignment.codes);
+        let has_new = move_to_means(&assignment, centroids);
+        if !has_new && has_settled(&assignment.centroids, centroids, training.tolerance) {
+            break;
+        }
+    }
+    for centroid in centroids.chunks_exact_mut(sub_dim) {
+        for component in &mut centroid[..rounded] {
+            *component = training.centroids.round(*component);
+        }
+    }
+    assignment.update(centroids, false);
+    assignment.codes
+}
+
+/// Which centroid each point belongs to.
+struct Assignment<'a> {
+    simd: Simd,
+    /// `[n, sub_dim]`.
+    points: &'a [f32],
+    sub_dim: usize,
+    tasks: Vec<Followed>,
+    codes: Vec<u8>,
+    /// Those that the codes are of; none before the first update.
+    centroids: Vec<f32>,
+    lanes: CentroidLanes,
+}
+
+impl<'a> Assignment<'a> {
+    fn new(simd: Simd, points: &'a [f32], sub_dim: usize) -> Self {
+        let tasks = points.par_chunks(POINTS_PER_TASK * sub_dim);
+        Assignment {
+            simd,
+            points,
+            sub_dim,
+            tasks: tasks
+                .map(|points| Followed::new(simd, points, sub_dim))
+                .collect(),
+            codes: vec![0; points.len() / sub_dim],
+            centroids: Vec::new(),
+            lanes: CentroidLanes::new(&[], sub_dim),
+        }
+    }
+
+    /// To other centroids; `goes_on`: not for the last time.
+    fn update(&mut self, centroids: &[f32], goes_on: bool) {
+        let (simd, sub_dim) = (self.simd, self.sub_dim);
+        self.lanes = CentroidLanes::new(centroids, sub_dim);
+        let moved = Moved {
+            fixed: &FixedCentroids::new(centroids, sub_dim),
+            lanes: &self.lanes,
+            ways: &Moved::ways(&self.centroids, centroids, sub_dim),
+            goes_on,
+        };
+        self.codes
             .par_chunks_mut(POINTS_PER_TASK)
-            .zip(points.par_chunks(POINTS_PER_TASK * sub_dim))
-            .zip(&mut fixed)
-            .for_each(|((codes, points), fixed)| {
-                let centroids = (&fixed_centroids, &lanes);
-                nearest_of_many(simd, fixed, centroids, points, sub_dim, codes, 1);
+            .zip(self.points.par_chunks(POINTS_PER_TASK * sub_dim))
+            .zip(&mut self.tasks)
+            .for_each(|((codes, points), task)| task.assign(simd, points, &moved, codes));
+        self.centroids.clear();
+        self.centroids.extend_from_slice(centroids);
+    }
+
+    /// Each point's squared distance to its centroid.
+    fn squared_distances(&self) -> Vec<f32> {
+        let (simd, sub_dim) = (self.simd, self.sub_dim);
+        let mut distances = vec![0.0; self.codes.len()];
+        distances
+            .par_chunks_mut(POINTS_PER_TASK)
+            .zip(self.points.par_chunks(POINTS_PER_TASK * sub_dim))
+            .for_each(|(affinities, points)| {
+                let codes = &mut [0; POINTS_PER_TASK];
+                nearest_centroids(simd, &self.lanes, points, sub_dim, codes, 1, affinities);
+                for (affinity, point) in affinities.iter_mut().zip(points.chunks_exact(sub_dim)) {
+                    *affinity = (2.0 * (half_norm(point) - *affinity)).max(0.0);
+                }
             });
-        if iteration > 0 && codes == previous {
-            break;
-        }
-        before.copy_from_slice(centroids);
-        let has_new = move_to_means(simd, points, &lanes, &codes, centroids);
-        lanes.set(centroids);
-        std::mem::swap(&mut codes, &mut previous);
-        if !has_new && has_settled(&before, centroids, training.tolerance) {
-            break;
-        }
+        distances
     }
 }
 
@@ -169,64 +255,46 @@ fn has_settled(before: &[f32], after: &[f32], tolerance: f32) -> bool {
     shift <= f64::from(tolerance) * norm
 }
 
-/// Each point's squared distance to its centroid.
-fn squared_distances(simd: Simd, points: &[f32], lanes: &CentroidLanes) -> Vec<f32> {
-    let sub_dim = lanes.sub_dim();
-    let mut distances = vec![0.0; points.len() / sub_dim];
-    distances
-        .par_chunks_mut(POINTS_PER_TASK)
-        .zip(points.par_chunks(POINTS_PER_TASK * sub_dim))
-        .for_each(|(affinities, points)| {
-            let mut codes = [0; POINTS_PER_TASK];
-            nearest_centroids(simd, lanes, points, sub_dim, &mut codes, 1, affinities);
-            for (affinity, point) in affinities.iter_mut().zip(points.chunks_exact(sub_dim)) {
-                *affinity = (2.0 * (half_norm(point) - *affinity)).max(0.0);
-            }
-        });
-    distances
-}
-
 /// Moves every centroid to the mean of its points, and every centroid without points to the point
 /// farthest from its own centroid (each to another one), unless no point is away from its centroid; whether one was.
-/// `codes` are the points' with the centroids of `lanes`.
-fn move_to_means(
-    simd: Simd,
-    points: &[f32],
-    lanes: &CentroidLanes,
-    codes: &[u8],
-    centroids: &mut [f32],
-) -> bool {
-    let sub_dim = lanes.sub_dim();
+fn move_to_means(assignment: &Assignment<'_>, centroids: &mut [f32]) -> bool {
+    let &Assignment {
+        simd,
+        points,
+        sub_dim,
+        ref codes,
+        ..
+    } = assignment;
     let num_centroids = centroids.len() / sub_dim;
-    let mut counts = vec![0u64; num_centroids];
+    let mut counts = vec![0usize; num_centroids];
     for &code in codes {
         counts[usize::from(code)] += 1;
     }
-    let sums: Vec<Vec<f64>> = (0..sub_dim)
-        .into_par_iter()
-        .step_by(COMPONENTS_PER_TASK)
-        .map(|first| {
-            let columns = first..sub_dim.min(first + COMPONENTS_PER_TASK);
-            let mut sums = vec![0.0; num_centroids * columns.len()];
-            sum_columns(simd, points, sub_dim, columns, codes, &mut sums);
-            sums
-        })
-        .collect();
-    for (code, &count) in counts.iter().enumerate().filter(|&(_, &count)| count > 0) {
-        let centroid = &mut centroids[code * sub_dim..(code + 1) * sub_dim];
-        for (centroid, sums) in centroid.chunks_mut(COMPONENTS_PER_TASK).zip(&sums) {
-            let len = centroid.len();
-            for (component, sum) in centroid.iter_mut().zip(&sums[code * len..]) {
-                *component = (sum / count as f64) as f32;
-            }
-        }
+    // The points of each centroid behind one another, in their order.
+    let mut ends = vec![0; num_centroids];
+    for code in 1..num_centroids {
+        ends[code] = ends[code - 1] + counts[code - 1];
     }
+    let mut sorted = vec![0u32; codes.len()];
+    for (point, &code) in codes.iter().enumerate() {
+        let end = &mut ends[usize::from(code)];
+        sorted[*end] = point as u32;
+        *end += 1;
+    }
+    centroids
+        .par_chunks_exact_mut(sub_dim)
+        .zip(&ends)
+        .zip(&counts)
+        .filter(|&(_, &count)| count > 0)
+        .for_each(|((centroid, &end), &count)| {
+            set_mean(simd, points, &sorted[end - count..end], centroid);
+        });
 
     let num_empty = counts.iter().filter(|&&count| count == 0).count();
     if num_empty == 0 {
         return false;
     }
-    let distances = squared_distances(simd, points, lanes);
+    let distances = assignment.squared_distances();
     let mut farthest: Vec<usize> = (0..distances.len()).collect();
     let by_distance = |a: &usize, b: &usize| distances[*b].total_cmp(&distances[*a]).then(a.cmp(b));
     if num_empty < farthest.len() {
@@ -247,41 +315,37 @@ fn move_to_means(
 }
 
 on_each_isa! {
-    /// Adds those components of every point to its code's sums `[num_centroids, columns.len()]`.
-    fn sum_columns(
-        points: &[f32],
-        sub_dim: usize,
-        columns: std::ops::Range<usize>,
-        codes: &[u8],
-        sums: &mut [f64],
-    ) = sum_columns_on;
+    /// Sets a centroid to the mean of those of `points` that `some` has the indices of, at least one.
+    fn set_mean(points: &[f32], some: &[u32], centroid: &mut [f32]) = set_mean_on;
 }
 
 #[inline(always)]
-fn sum_columns_on<I: Isa>(
-    _isa: I,
-    points: &[f32],
-    sub_dim: usize,
-    columns: std::ops::Range<usize>,
-    codes: &[u8],
-    sums: &mut [f64],
-) {
-    let len = columns.len();
-    // The usual task keeps a point's components in registers.
-    if let (COMPONENTS_PER_TASK, (sums, [])) = (len, sums.as_chunks_mut::<COMPONENTS_PER_TASK>()) {
-        for (point, &code) in points.chunks_exact(sub_dim).zip(codes) {
-            let point = &point[columns.start..].as_chunks::<COMPONENTS_PER_TASK>().0[0];
-            let sums = &mut sums[usize::from(code)];
-            for i in 0..COMPONENTS_PER_TASK {
-                sums[i] += f64::from(point[i]);
+fn set_mean_on<I: Isa>(_isa: I, points: &[f32], some: &[u32], centroid: &mut [f32]) {
+    /// Sums that the compiler keeps in registers.
+    const SUMS: usize = 32;
+    let sub_dim = centroid.len();
+    let count = some.len() as f64;
+    let (parts, rest) = centroid.as_chunks_mut::<SUMS>();
+    let start_of_rest = parts.len() * SUMS;
+    for (part, centroid) in parts.iter_mut().enumerate() {
+        let mut sums = [0.0f64; SUMS];
+        for &point in some {
+            let x = &points[point as usize * sub_dim + part * SUMS..][..SUMS];
+            for i in 0..SUMS {
+                sums[i] += f64::from(x[i]);
             }
         }
-        return;
+        *centroid = sums.map(|sum| (sum / count) as f32);
     }
-    for (point, &code) in points.chunks_exact(sub_dim).zip(codes) {
-        let sums = &mut sums[usize::from(code) * len..][..len];
-        for (sum, &x) in sums.iter_mut().zip(&point[columns.clone()]) {
+    let mut sums = [0.0f64; SUMS];
+    let sums = &mut sums[..rest.len()];
+    for &point in some {
+        let x = &points[point as usize * sub_dim + start_of_rest..][..rest.len()];
+        for (sum, &x) in sums.iter_mut().zip(x) {
             *sum += f64::from(x);
         }
+    }
+    for (component, sum) in rest.iter_mut().zip(sums) {
+        *component = (*sum / count) as f32;
     }
 }
