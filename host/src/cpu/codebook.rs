@@ -7,10 +7,9 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::bounds::{Followed, Moved};
 use super::centroid_lanes::{CentroidLanes, nearest_centroids};
 use super::codes::augment;
-use super::fixed_point::FixedCentroids;
+use super::fixed_point::{FixedCentroids, FixedPoints, nearest_of_many};
 use super::plus_plus::plus_plus_start;
 use super::simd::{Isa, Simd, on_each_isa};
 use crate::codebook_start::sampled;
@@ -20,6 +19,16 @@ use crate::tensor::Keys;
 
 /// Points of one parallel task. Fixed, so that results do not depend on the number of threads.
 const POINTS_PER_TASK: usize = 1024;
+/// Points from which on the first iterations see a sample of them.
+const LARGE: usize = 8192;
+/// Every so manieth point is in the sample,
+const SAMPLED: usize = 2;
+/// if it has so many for each centroid.
+const SAMPLED_PER_CENTROID: usize = 64;
+/// The last iterations, which see all points.
+const ITERATIONS_ON_ALL: usize = 3;
+/// How much farther than to the mean of its points a centroid goes, of many points and but for the first and the last time.
+const BEYOND: f32 = 0.7;
 
 /// Codebooks of all groups, and the keys' codes.
 pub(crate) struct Trained {
@@ -148,6 +157,8 @@ fn start(
 
 /// Lloyd's algorithm for `points` `[n, sub_dim]`, n at least 1, on `centroids` `[num_centroids, sub_dim]`, of which the
 /// first `rounded` components are rounded in the end; the points' codes with them.
+///
+/// Of many points the first iterations see every [`SAMPLED`]th.
 fn lloyd(
     simd: Simd,
     points: &[f32],
@@ -156,16 +167,37 @@ fn lloyd(
     training: &TrainConfig,
     centroids: &mut [f32],
 ) -> Vec<u8> {
-    let mut assignment = Assignment::new(simd, points, sub_dim);
+    let n = points.len() / sub_dim;
+    let num_centroids = centroids.len() / sub_dim;
+    let is_large = n >= LARGE && n / SAMPLED >= num_centroids * SAMPLED_PER_CENTROID;
+    let of_sample = match is_large {
+        true => training.iterations.saturating_sub(ITERATIONS_ON_ALL),
+        false => 0,
+    };
+    let on_all = training.iterations - of_sample;
+    if of_sample > 0 {
+        let mut sample = Assignment::new(simd, points, SAMPLED * sub_dim, sub_dim);
+        for iteration in 0..of_sample {
+            sample.update(centroids);
+            sample.move_to_means(centroids, if iteration == 0 { 0.0 } else { BEYOND });
+        }
+    }
+
+    let mut assignment = Assignment::new(simd, points, sub_dim, sub_dim);
     let mut previous = Vec::new();
-    for _ in 0..training.iterations {
-        assignment.update(centroids, true);
-        if assignment.codes == previous {
+    let mut beyond = 0.0;
+    for iteration in 0..on_all {
+        assignment.update(centroids);
+        let is_same = assignment.codes == previous;
+        if is_same && beyond == 0.0 {
             break;
         }
         previous.clone_from(&assignment.codes);
-        let has_new = move_to_means(&assignment, centroids);
-        if !has_new && has_settled(&assignment.centroids, centroids, training.tolerance) {
+        let before = centroids.to_vec();
+        let is_last = is_same || iteration + 1 == on_all;
+        beyond = if is_large && !is_last { BEYOND } else { 0.0 };
+        let has_new = assignment.move_to_means(centroids, beyond);
+        if !has_new && beyond == 0.0 && has_settled(&before, centroids, training.tolerance) {
             break;
         }
     }
@@ -174,73 +206,142 @@ fn lloyd(
             *component = training.centroids.round(*component);
         }
     }
-    assignment.update(centroids, false);
+    assignment.update(centroids);
     assignment.codes
 }
 
 /// Which centroid each point belongs to.
 struct Assignment<'a> {
     simd: Simd,
-    /// `[n, sub_dim]`.
+    /// Of `sub_dim` components, consecutive ones `stride` elements apart.
     points: &'a [f32],
+    stride: usize,
     sub_dim: usize,
-    tasks: Vec<Followed>,
+    fixed: Vec<FixedPoints>,
     codes: Vec<u8>,
-    /// Those that the codes are of; none before the first update.
-    centroids: Vec<f32>,
+    /// Those that the codes are of.
     lanes: CentroidLanes,
 }
 
 impl<'a> Assignment<'a> {
-    fn new(simd: Simd, points: &'a [f32], sub_dim: usize) -> Self {
-        let tasks = points.par_chunks(POINTS_PER_TASK * sub_dim);
+    fn new(simd: Simd, points: &'a [f32], stride: usize, sub_dim: usize) -> Self {
+        let fixed = points
+            .par_chunks(POINTS_PER_TASK * stride)
+            .map(|points| FixedPoints::new(simd, points, stride, sub_dim));
         Assignment {
             simd,
             points,
+            stride,
             sub_dim,
-            tasks: tasks
-                .map(|points| Followed::new(simd, points, sub_dim))
-                .collect(),
-            codes: vec![0; points.len() / sub_dim],
-            centroids: Vec::new(),
+            fixed: fixed.collect(),
+            codes: vec![0; points.len().div_ceil(stride)],
             lanes: CentroidLanes::new(&[], sub_dim),
         }
     }
 
-    /// To other centroids; `goes_on`: not for the last time.
-    fn update(&mut self, centroids: &[f32], goes_on: bool) {
-        let (simd, sub_dim) = (self.simd, self.sub_dim);
+    /// To other centroids.
+    fn update(&mut self, centroids: &[f32]) {
+        let (simd, stride, sub_dim) = (self.simd, self.stride, self.sub_dim);
         self.lanes = CentroidLanes::new(centroids, sub_dim);
-        let moved = Moved {
-            fixed: &FixedCentroids::new(centroids, sub_dim),
-            lanes: &self.lanes,
-            ways: &Moved::ways(&self.centroids, centroids, sub_dim),
-            goes_on,
-        };
+        let fixed_centroids = FixedCentroids::new(centroids, sub_dim);
+        let centroids = (&fixed_centroids, &self.lanes);
         self.codes
             .par_chunks_mut(POINTS_PER_TASK)
-            .zip(self.points.par_chunks(POINTS_PER_TASK * sub_dim))
-            .zip(&mut self.tasks)
-            .for_each(|((codes, points), task)| task.assign(simd, points, &moved, codes));
-        self.centroids.clear();
-        self.centroids.extend_from_slice(centroids);
+            .zip(self.points.par_chunks(POINTS_PER_TASK * stride))
+            .zip(&mut self.fixed)
+            .for_each(|((codes, points), fixed)| {
+                nearest_of_many(simd, fixed, centroids, points, stride, codes, 1);
+            });
     }
 
     /// Each point's squared distance to its centroid.
     fn squared_distances(&self) -> Vec<f32> {
-        let (simd, sub_dim) = (self.simd, self.sub_dim);
+        let (simd, stride, sub_dim) = (self.simd, self.stride, self.sub_dim);
         let mut distances = vec![0.0; self.codes.len()];
         distances
             .par_chunks_mut(POINTS_PER_TASK)
-            .zip(self.points.par_chunks(POINTS_PER_TASK * sub_dim))
+            .zip(self.points.par_chunks(POINTS_PER_TASK * stride))
             .for_each(|(affinities, points)| {
                 let codes = &mut [0; POINTS_PER_TASK];
-                nearest_centroids(simd, &self.lanes, points, sub_dim, codes, 1, affinities);
-                for (affinity, point) in affinities.iter_mut().zip(points.chunks_exact(sub_dim)) {
-                    *affinity = (2.0 * (half_norm(point) - *affinity)).max(0.0);
+                nearest_centroids(simd, &self.lanes, points, stride, codes, 1, affinities);
+                for (affinity, point) in affinities.iter_mut().zip(points.chunks(stride)) {
+                    *affinity = (2.0 * (half_norm(&point[..sub_dim]) - *affinity)).max(0.0);
                 }
             });
         distances
+    }
+
+    /// Moves every centroid to the mean of its points, and beyond that by `beyond` times its way; and every centroid
+    /// without points to the point farthest from its own centroid (each to another one), unless no point is away from
+    /// its centroid; whether one was.
+    fn move_to_means(&self, centroids: &mut [f32], beyond: f32) -> bool {
+        let sub_dim = self.sub_dim;
+        let num_centroids = centroids.len() / sub_dim;
+        let (sums, counts) = self.sums(num_centroids);
+        let codes = centroids
+            .chunks_exact_mut(sub_dim)
+            .zip(sums.chunks_exact(sub_dim));
+        for ((centroid, sums), &count) in codes.zip(&counts).filter(|&(_, &count)| count > 0) {
+            for (component, sum) in centroid.iter_mut().zip(sums) {
+                let mean = (sum / f64::from(count)) as f32;
+                let there = mean + beyond * (mean - *component);
+                *component = if there.is_finite() { there } else { mean };
+            }
+        }
+        let num_empty = counts.iter().filter(|&&count| count == 0).count();
+        if num_empty == 0 {
+            return false;
+        }
+        let distances = self.squared_distances();
+        let mut farthest: Vec<usize> = (0..distances.len()).collect();
+        let by_distance =
+            |a: &usize, b: &usize| distances[*b].total_cmp(&distances[*a]).then(a.cmp(b));
+        if num_empty < farthest.len() {
+            farthest.select_nth_unstable_by(num_empty, by_distance);
+            farthest.truncate(num_empty);
+        }
+        farthest.sort_unstable_by(by_distance);
+        let empty = (0..num_centroids).filter(|&code| counts[code] == 0);
+        let mut has_new = false;
+        for (code, n) in empty.zip(farthest) {
+            if distances[n] > 0.0 {
+                has_new = true;
+                centroids[code * sub_dim..(code + 1) * sub_dim]
+                    .copy_from_slice(&self.points[n * self.stride..][..sub_dim]);
+            }
+        }
+        has_new
+    }
+
+    /// Of each centroid the sums of its points, `[num_centroids, sub_dim]`, and their number. The sums of some points are
+    /// taken in their order, and then added in theirs: how many that are depends on the shape alone.
+    fn sums(&self, num_centroids: usize) -> (Vec<f64>, Vec<u32>) {
+        let (simd, stride, sub_dim) = (self.simd, self.stride, self.sub_dim);
+        let len = num_centroids * sub_dim;
+        // There are far fewer sums than components of points.
+        let points_per_task = POINTS_PER_TASK.max(8 * num_centroids);
+        let parts: Vec<(Vec<f64>, Vec<u32>)> = self
+            .codes
+            .par_chunks(points_per_task)
+            .zip(self.points.par_chunks(points_per_task * stride))
+            .map(|(codes, points)| {
+                let (mut sums, mut counts) = (vec![0.0; len], vec![0; num_centroids]);
+                add_points(simd, points, stride, codes, &mut sums, &mut counts);
+                (sums, counts)
+            })
+            .collect();
+        let mut parts = parts.into_iter();
+        let (mut sums, mut counts) = parts.next().expect("there are points");
+        for (more_sums, more_counts) in parts {
+            sums.iter_mut()
+                .zip(more_sums)
+                .for_each(|(sum, more)| *sum += more);
+            counts
+                .iter_mut()
+                .zip(more_counts)
+                .for_each(|(count, more)| *count += more);
+        }
+        (sums, counts)
     }
 }
 
@@ -255,97 +356,28 @@ fn has_settled(before: &[f32], after: &[f32], tolerance: f32) -> bool {
     shift <= f64::from(tolerance) * norm
 }
 
-/// Moves every centroid to the mean of its points, and every centroid without points to the point
-/// farthest from its own centroid (each to another one), unless no point is away from its centroid; whether one was.
-fn move_to_means(assignment: &Assignment<'_>, centroids: &mut [f32]) -> bool {
-    let &Assignment {
-        simd,
-        points,
-        sub_dim,
-        ref codes,
-        ..
-    } = assignment;
-    let num_centroids = centroids.len() / sub_dim;
-    let mut counts = vec![0usize; num_centroids];
-    for &code in codes {
-        counts[usize::from(code)] += 1;
-    }
-    // The points of each centroid behind one another, in their order.
-    let mut ends = vec![0; num_centroids];
-    for code in 1..num_centroids {
-        ends[code] = ends[code - 1] + counts[code - 1];
-    }
-    let mut sorted = vec![0u32; codes.len()];
-    for (point, &code) in codes.iter().enumerate() {
-        let end = &mut ends[usize::from(code)];
-        sorted[*end] = point as u32;
-        *end += 1;
-    }
-    centroids
-        .par_chunks_exact_mut(sub_dim)
-        .zip(&ends)
-        .zip(&counts)
-        .filter(|&(_, &count)| count > 0)
-        .for_each(|((centroid, &end), &count)| {
-            set_mean(simd, points, &sorted[end - count..end], centroid);
-        });
-
-    let num_empty = counts.iter().filter(|&&count| count == 0).count();
-    if num_empty == 0 {
-        return false;
-    }
-    let distances = assignment.squared_distances();
-    let mut farthest: Vec<usize> = (0..distances.len()).collect();
-    let by_distance = |a: &usize, b: &usize| distances[*b].total_cmp(&distances[*a]).then(a.cmp(b));
-    if num_empty < farthest.len() {
-        farthest.select_nth_unstable_by(num_empty, by_distance);
-        farthest.truncate(num_empty);
-    }
-    farthest.sort_unstable_by(by_distance);
-    let empty = (0..num_centroids).filter(|&code| counts[code] == 0);
-    let mut has_new = false;
-    for (code, n) in empty.zip(farthest) {
-        if distances[n] > 0.0 {
-            has_new = true;
-            centroids[code * sub_dim..(code + 1) * sub_dim]
-                .copy_from_slice(&points[n * sub_dim..(n + 1) * sub_dim]);
-        }
-    }
-    has_new
-}
-
 on_each_isa! {
-    /// Sets a centroid to the mean of those of `points` that `some` has the indices of, at least one.
-    fn set_mean(points: &[f32], some: &[u32], centroid: &mut [f32]) = set_mean_on;
+    /// Adds every point to its code's sums `[num_centroids, sub_dim]` and counts it.
+    fn add_points(points: &[f32], stride: usize, codes: &[u8], sums: &mut [f64], counts: &mut [u32])
+        = add_points_on;
 }
 
 #[inline(always)]
-fn set_mean_on<I: Isa>(_isa: I, points: &[f32], some: &[u32], centroid: &mut [f32]) {
-    /// Sums that the compiler keeps in registers.
-    const SUMS: usize = 32;
-    let sub_dim = centroid.len();
-    let count = some.len() as f64;
-    let (parts, rest) = centroid.as_chunks_mut::<SUMS>();
-    let start_of_rest = parts.len() * SUMS;
-    for (part, centroid) in parts.iter_mut().enumerate() {
-        let mut sums = [0.0f64; SUMS];
-        for &point in some {
-            let x = &points[point as usize * sub_dim + part * SUMS..][..SUMS];
-            for i in 0..SUMS {
-                sums[i] += f64::from(x[i]);
-            }
-        }
-        *centroid = sums.map(|sum| (sum / count) as f32);
-    }
-    let mut sums = [0.0f64; SUMS];
-    let sums = &mut sums[..rest.len()];
-    for &point in some {
-        let x = &points[point as usize * sub_dim + start_of_rest..][..rest.len()];
-        for (sum, &x) in sums.iter_mut().zip(x) {
+fn add_points_on<I: Isa>(
+    _isa: I,
+    points: &[f32],
+    stride: usize,
+    codes: &[u8],
+    sums: &mut [f64],
+    counts: &mut [u32],
+) {
+    let sub_dim = sums.len() / counts.len();
+    for (point, &code) in points.chunks(stride).zip(codes) {
+        let code = usize::from(code);
+        counts[code] += 1;
+        let sums = &mut sums[code * sub_dim..][..sub_dim];
+        for (sum, &x) in sums.iter_mut().zip(&point[..sub_dim]) {
             *sum += f64::from(x);
         }
-    }
-    for (component, sum) in rest.iter_mut().zip(sums) {
-        *component = (*sum / count) as f32;
     }
 }

@@ -1,4 +1,4 @@
-//! The nearest centroids to many points by 16-bit integers: a filter, which leaves to the exact search the points
+//! The nearest centroids to many points by 16-bit integers: a filter, which leaves the exact search the points
 //! that it is in doubt about.
 //!
 //! # The bound
@@ -25,28 +25,23 @@
 //! 2^30 and H <= 2^29 + 1, and |I| < 3 * 2^29, less than a 32-bit integer holds by 2^29; sums on the way may wrap.
 //! The margin is below 2^21.
 
-use super::bounds::Bounds;
 use super::centroid_lanes::{CentroidLanes, nearest_centroids, nearest_centroids_of_some};
 use super::simd::{FLOATS, IntLanes, Isa, Simd, on_each_isa};
+use crate::config::MAX_HEAD_DIM;
 
-/// Points whose sums are kept at a time, of [`FLOATS`] centroids each.
-const POINTS_PER_TILE: usize = 4;
+/// Centroids whose sums are kept at a time.
+const CENTROIDS_PER_TILE: usize = 4;
 /// Norms in fixed point.
 const LARGEST_NORM: f64 = ((1 << 15) - 16) as f64;
-/// A sum where the last block of centroids is padded: less than any centroid's.
+/// What takes an [`i32`] sum's place where the last tile is padded: less than any centroid's.
 const PADDING: i32 = -3 << 29;
-/// Components of an [`IntLanes`].
-const COMPONENTS: usize = 2 * FLOATS;
 
-/// Points in fixed point, a row of components each, two in an integer.
+/// Points in fixed point: of each block of [`FLOATS`] points, `[ceil(sub_dim / 2)]` lanes of two components.
 #[derive(Debug)]
 pub(crate) struct FixedPoints {
-    pub(super) num_points: usize,
-    /// `[num_points, ceil(sub_dim / COMPONENTS)]`, padded to whole tiles.
-    rows: Vec<IntLanes>,
-    row_len: usize,
-    /// `[num_points]`, as they came.
-    pub(super) squared_norms: Vec<f32>,
+    num_points: usize,
+    pairs: usize,
+    lanes: Vec<IntLanes>,
     /// None where norms are too large for the bound, or most points were in doubt the last time.
     scale: Option<Scale>,
 }
@@ -77,50 +72,32 @@ impl FixedPoints {
     /// From `points` of `sub_dim` components, of which consecutive ones start `stride` elements apart.
     pub(crate) fn new(simd: Simd, points: &[f32], stride: usize, sub_dim: usize) -> Self {
         let num_points = points.len().div_ceil(stride);
-        let row_len = sub_dim.div_ceil(COMPONENTS);
-        let mut squared_norms = vec![0.0; num_points];
-        let largest = set_squared_norms(simd, points, stride, sub_dim, &mut squared_norms);
-        // Far more than these sums are off by.
-        let scale = Scale::new(largest.sqrt() * (1.0 + 1e-9));
-        let mut rows = Vec::new();
+        let pairs = sub_dim.div_ceil(2);
+        let scale = Scale::new(largest_norm(simd, points, stride, sub_dim));
+        let mut lanes = Vec::new();
         if let Some(scale) = scale {
-            let padded = num_points.next_multiple_of(POINTS_PER_TILE);
-            rows.resize(padded * row_len, IntLanes([0; FLOATS]));
+            lanes.resize(num_points.div_ceil(FLOATS) * pairs, IntLanes([0; FLOATS]));
             let factor = scale.factor as f32;
-            fill(simd, points, stride, sub_dim, factor, &mut rows);
+            fill(simd, points, stride, sub_dim, factor, &mut lanes);
         }
         FixedPoints {
             num_points,
-            rows,
-            row_len,
-            squared_norms,
+            pairs,
+            lanes,
             scale,
         }
-    }
-
-    /// Point `i`'s components.
-    #[inline(always)]
-    pub(super) fn row(&self, i: usize) -> &[IntLanes] {
-        &self.rows[i * self.row_len..][..self.row_len]
     }
 }
 
 on_each_isa! {
-    /// Squared norms of `points` of `sub_dim` components each `stride` elements, and the largest; NaN where one is.
-    fn set_squared_norms(points: &[f32], stride: usize, sub_dim: usize, to: &mut [f32]) -> f64
-        = set_squared_norms_on;
+    /// The largest norm of `points` of `sub_dim` components each `stride` elements; NaN where one is.
+    fn largest_norm(points: &[f32], stride: usize, sub_dim: usize) -> f64 = largest_norm_on;
 }
 
 #[inline(always)]
-fn set_squared_norms_on<I: Isa>(
-    _isa: I,
-    points: &[f32],
-    stride: usize,
-    sub_dim: usize,
-    to: &mut [f32],
-) -> f64 {
+fn largest_norm_on<I: Isa>(_isa: I, points: &[f32], stride: usize, sub_dim: usize) -> f64 {
     let mut largest = 0.0f64;
-    for (point, to) in points.chunks(stride).zip(to) {
+    for point in points.chunks(stride) {
         // Sums that the compiler keeps in registers.
         let mut sums = [0.0f64; 8];
         let (eights, rest) = point[..sub_dim].as_chunks::<8>();
@@ -132,16 +109,16 @@ fn set_squared_norms_on<I: Isa>(
         for &x in rest {
             sums[0] += f64::from(x) * f64::from(x);
         }
-        let sum = sums.iter().sum();
-        *to = sum as f32;
+        let sum = sums.iter().sum::<f64>();
         largest = larger_or_nan(largest, sum);
     }
-    largest
+    // Far more than these sums are off by.
+    largest.sqrt() * (1.0 + 1e-9)
 }
 
 on_each_isa! {
-    /// Rounds points times `factor`, at most 2^15 then, into rows as [`FixedPoints`] has them.
-    fn fill(points: &[f32], stride: usize, sub_dim: usize, factor: f32, rows: &mut [IntLanes]) = fill_on;
+    /// Rounds points times `factor`, at most 2^15 then, into lanes as [`FixedPoints`] has them.
+    fn fill(points: &[f32], stride: usize, sub_dim: usize, factor: f32, lanes: &mut [IntLanes]) = fill_on;
 }
 
 #[inline(always)]
@@ -151,42 +128,36 @@ fn fill_on<I: Isa>(
     stride: usize,
     sub_dim: usize,
     factor: f32,
-    rows: &mut [IntLanes],
+    lanes: &mut [IntLanes],
 ) {
-    let points = points.chunks(stride);
-    for (point, row) in points.zip(rows.chunks_exact_mut(sub_dim.div_ceil(COMPONENTS))) {
-        for (row, x) in row.iter_mut().zip(point[..sub_dim].chunks(COMPONENTS)) {
-            if let Ok(x) = <&[f32; COMPONENTS]>::try_from(x) {
-                let (twos, _) = x.as_chunks::<2>();
-                for i in 0..FLOATS {
-                    row.0[i] = (rounded(twos[i][0] * factor) & 0xffff)
-                        | (rounded(twos[i][1] * factor) << 16);
-                }
-            } else {
-                for (i, &x) in x.iter().enumerate() {
-                    row.0[i / 2] |= (rounded(x * factor) & 0xffff) << (16 * (i % 2));
-                }
+    /// At this number floats are integers, and their lowest bits those of what was added: rounded to nearest.
+    const ROUNDS: f32 = (3 << 22) as f32;
+    let mut row = [0i32; MAX_HEAD_DIM / 2 + 1];
+    let pairs = sub_dim.div_ceil(2);
+    let row = &mut row[..pairs];
+    for (block, lanes) in lanes.chunks_exact_mut(pairs).enumerate() {
+        let points = points.chunks(stride).skip(block * FLOATS).take(FLOATS);
+        for (lane, point) in points.enumerate() {
+            let round = |x: f32| (x * factor + ROUNDS).to_bits() as i32;
+            let (twos, rest) = point[..sub_dim].as_chunks::<2>();
+            for (pair, x) in row.iter_mut().zip(twos) {
+                *pair = (round(x[0]) & 0xffff) | (round(x[1]) << 16);
+            }
+            if let &[x] = rest {
+                row[pairs - 1] = round(x) & 0xffff;
+            }
+            for (lanes, &pair) in lanes.iter_mut().zip(row.iter()) {
+                lanes.0[lane] = pair;
             }
         }
     }
 }
 
-/// The nearest integer to `x`, at most 2^15, in the lowest 16 bits: at 3 * 2^22 floats are integers, whose lowest bits are
-/// those of what was added.
-#[inline(always)]
-pub(super) fn rounded(x: f32) -> i32 {
-    const ROUNDS: f32 = (3 << 22) as f32;
-    (x + ROUNDS).to_bits() as i32
-}
-
-/// Centroids in fixed point.
+/// Centroids in fixed point: of each tile `[ceil(sub_dim / 2)]` pairs of components of all its centroids.
 #[derive(Debug)]
 pub(crate) struct FixedCentroids {
     sub_dim: usize,
-    /// As [`FixedPoints`] has them.
-    rows: Vec<IntLanes>,
-    /// The pairs of components of each block of [`FLOATS`] centroids side by side, `[ceil(sub_dim / 2)]`.
-    lanes: Vec<IntLanes>,
+    pairs: Vec<[i32; CENTROIDS_PER_TILE]>,
     /// `[num_centroids]`.
     half_squared_norms: Vec<f64>,
     /// The largest norm of what rounding took away, times the scale.
@@ -202,13 +173,11 @@ impl FixedCentroids {
             .map(|centroid| squares(centroid.iter().map(|&c| f64::from(c))) / 2.0)
             .collect();
         let largest = half_squared_norms.iter().copied().fold(0.0, larger_or_nan);
-        let (pairs, row_len) = (sub_dim.div_ceil(2), sub_dim.div_ceil(COMPONENTS));
-        let blocks = half_squared_norms.len().div_ceil(FLOATS);
-        let zero = IntLanes([0; FLOATS]);
+        let num_pairs = sub_dim.div_ceil(2);
+        let tiles = half_squared_norms.len().div_ceil(CENTROIDS_PER_TILE);
         let mut fixed = FixedCentroids {
             sub_dim,
-            rows: vec![zero; half_squared_norms.len() * row_len],
-            lanes: vec![zero; blocks * pairs],
+            pairs: vec![[0; CENTROIDS_PER_TILE]; tiles * num_pairs],
             half_squared_norms,
             rest: 0.0,
             scale: Scale::new((2.0 * largest).sqrt() * (1.0 + 1e-9)),
@@ -217,38 +186,18 @@ impl FixedCentroids {
             return fixed;
         };
         for (index, centroid) in centroids.chunks_exact(sub_dim).enumerate() {
-            let row = &mut fixed.rows[index * row_len..][..row_len];
-            for (i, &c) in centroid.iter().enumerate() {
-                let integer = rounded(c * factor as f32) & 0xffff;
-                row[i / COMPONENTS].0[i / 2 % FLOATS] |= integer << (16 * (i % 2));
-            }
+            let (tile, lane) = (index / CENTROIDS_PER_TILE, index % CENTROIDS_PER_TILE);
+            let pairs = &mut fixed.pairs[tile * num_pairs..][..num_pairs];
             let scaled = |c: f32| f64::from(c) * factor;
-            let rest = centroid
-                .iter()
-                .map(|&c| scaled(c) - scaled(c).round_ties_even());
-            fixed.rest = fixed.rest.max(squares(rest).sqrt());
-            let lanes = &mut fixed.lanes[index / FLOATS * pairs..][..pairs];
-            for (pair, lanes) in lanes.iter_mut().enumerate() {
-                lanes.0[index % FLOATS] = row[pair / FLOATS].0[pair % FLOATS];
+            let rounded = |c: f32| scaled(c).round_ties_even();
+            for (pair, two) in pairs.iter_mut().zip(centroid.chunks(2)) {
+                let second = two.get(1).map_or(0.0, |&c| rounded(c));
+                pair[lane] = (rounded(two[0]) as i32 & 0xffff) | ((second as i32) << 16);
             }
+            let rest = squares(centroid.iter().map(|&c| scaled(c) - rounded(c))).sqrt();
+            fixed.rest = fixed.rest.max(rest);
         }
         fixed
-    }
-
-    pub(super) fn num_centroids(&self) -> usize {
-        self.half_squared_norms.len()
-    }
-
-    /// Pairs of components.
-    pub(super) fn pairs(&self) -> usize {
-        self.sub_dim.div_ceil(2)
-    }
-
-    /// Centroid `index`'s components.
-    #[inline(always)]
-    pub(super) fn row(&self, index: usize) -> &[IntLanes] {
-        let row_len = self.sub_dim.div_ceil(COMPONENTS);
-        &self.rows[index * row_len..][..row_len]
     }
 }
 
@@ -260,23 +209,17 @@ fn larger_or_nan(a: f64, b: f64) -> f64 {
     if a >= b || a.is_nan() { a } else { b }
 }
 
-/// What some points and the centroids have in common.
-#[derive(Debug)]
-pub(super) struct Filter {
-    /// Each centroid's sum before the first component; the last block is padded.
-    pub(super) starts: Vec<IntLanes>,
+/// What a task's points and the centroids have in common.
+struct Filter {
+    /// Each centroid's sum before the first component, padded.
+    starts: Vec<[i32; CENTROIDS_PER_TILE]>,
     /// A best sum that exceeds all others by more belongs to the nearest centroid.
-    pub(super) margin: i32,
-    /// The product of both scales.
-    pub(super) factor: f64,
-    /// The sum of both largest norms.
-    pub(super) reach: f64,
+    margin: i32,
 }
 
 impl Filter {
-    /// None where the bound does not hold.
-    pub(super) fn new(points: &FixedPoints, centroids: &FixedCentroids) -> Option<Self> {
-        let (points, scale) = (points.scale?, centroids.scale?);
+    fn new(points: Scale, centroids: &FixedCentroids) -> Option<Self> {
+        let scale = centroids.scale?;
         let factor = points.factor * scale.factor;
         let d = centroids.sub_dim as f64;
         let rounded = d.sqrt() / 2.0;
@@ -292,16 +235,20 @@ impl Filter {
         let of_index = 255.0;
         // Far more than these numbers are off by.
         let margin = 2.0 * (of_integers + of_contract + of_index) * (1.0 + 1e-6) + 1.0;
-        let mut starts =
-            vec![IntLanes([PADDING; FLOATS]); centroids.num_centroids().div_ceil(FLOATS)];
-        for (index, half) in centroids.half_squared_norms.iter().enumerate() {
-            starts[index / FLOATS].0[index % FLOATS] = -(half * factor).round() as i32;
-        }
+        let starts =
+            centroids
+                .half_squared_norms
+                .chunks(CENTROIDS_PER_TILE)
+                .map(|half_squared_norms| {
+                    let mut starts = [PADDING; CENTROIDS_PER_TILE];
+                    for (start, half) in starts.iter_mut().zip(half_squared_norms) {
+                        *start = -(half * factor).round() as i32;
+                    }
+                    starts
+                });
         Some(Filter {
-            starts,
+            starts: starts.collect(),
             margin: margin as i32 + 1,
-            factor,
-            reach: points.norm + scale.norm,
         })
     }
 }
@@ -310,57 +257,26 @@ impl Filter {
 pub(crate) fn nearest_of_many(
     simd: Simd,
     fixed: &mut FixedPoints,
-    centroids: (&FixedCentroids, &CentroidLanes),
+    (fixed_centroids, lanes): (&FixedCentroids, &CentroidLanes),
     points: &[f32],
     stride: usize,
     codes: &mut [u8],
     code_stride: usize,
 ) {
-    let filter = Filter::new(fixed, centroids.0);
-    let find = |fixed: &FixedPoints, filter: &Filter, codes: &mut [u8], in_doubt: &mut Vec<u32>| {
-        scan(
-            simd,
-            fixed,
-            centroids.0,
-            filter,
-            None,
-            codes,
-            code_stride,
-            in_doubt,
-        );
-    };
-    filtered(
-        simd,
-        fixed,
-        filter,
-        centroids.1,
-        points,
-        stride,
-        codes,
-        code_stride,
-        find,
-    );
-}
-
-/// Calls `find`, which adds the points it is in doubt about to a list, and searches exactly for those; for all without
-/// a filter.
-#[allow(clippy::too_many_arguments)]
-pub(super) fn filtered(
-    simd: Simd,
-    fixed: &mut FixedPoints,
-    filter: Option<Filter>,
-    lanes: &CentroidLanes,
-    points: &[f32],
-    stride: usize,
-    codes: &mut [u8],
-    code_stride: usize,
-    find: impl FnOnce(&FixedPoints, &Filter, &mut [u8], &mut Vec<u32>),
-) {
+    let filter = fixed.scale.and_then(|s| Filter::new(s, fixed_centroids));
     let Some(filter) = filter else {
         return nearest_centroids(simd, lanes, points, stride, codes, code_stride, &mut []);
     };
     let mut in_doubt = Vec::new();
-    find(fixed, &filter, codes, &mut in_doubt);
+    scan(
+        simd,
+        fixed,
+        fixed_centroids,
+        &filter,
+        codes,
+        code_stride,
+        &mut in_doubt,
+    );
     nearest_centroids_of_some(simd, lanes, points, stride, &in_doubt, codes, code_stride);
     if in_doubt.len() > fixed.num_points / 2 {
         fixed.scale = None;
@@ -368,13 +284,11 @@ pub(super) fn filtered(
 }
 
 on_each_isa! {
-    /// Each point's best code, right but for the points whose indices are added to `in_doubt`. Sets `bounds` where there are
-    /// any.
-    pub(super) fn scan(
+    /// Each point's best code, right but for the points whose indices are added to `in_doubt`.
+    fn scan(
         points: &FixedPoints,
         centroids: &FixedCentroids,
         filter: &Filter,
-        bounds: Option<&mut Bounds>,
         codes: &mut [u8],
         code_stride: usize,
         in_doubt: &mut Vec<u32>,
@@ -382,59 +296,51 @@ on_each_isa! {
 }
 
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 fn scan_on<I: Isa>(
     isa: I,
     points: &FixedPoints,
     centroids: &FixedCentroids,
     filter: &Filter,
-    mut bounds: Option<&mut Bounds>,
     codes: &mut [u8],
     code_stride: usize,
     in_doubt: &mut Vec<u32>,
 ) {
-    const BLOCKS: usize = 256 / FLOATS;
-    let mut all = [[IntLanes([0; FLOATS]); BLOCKS]; POINTS_PER_TILE];
-    let of_tile = POINTS_PER_TILE * points.row_len;
-    for (tile, rows) in points.rows.chunks_exact(of_tile).enumerate() {
-        let rows: [&[IntLanes]; POINTS_PER_TILE] =
-            std::array::from_fn(|k| &rows[k * points.row_len..][..points.row_len]);
-        let mut best = [isa.splat_int(i32::MIN); POINTS_PER_TILE];
+    let pairs = points.pairs;
+    for (block, x) in points.lanes.chunks_exact(pairs).enumerate() {
+        let mut best = isa.splat_int(i32::MIN);
         let mut second = best;
-        let blocks = centroids.lanes.chunks_exact(centroids.pairs());
-        for (block, (lanes, starts)) in blocks.zip(&filter.starts).enumerate() {
-            let mut sums = [isa.load_ints(starts); POINTS_PER_TILE];
-            for (part, lanes) in lanes.chunks(FLOATS).enumerate() {
-                let x: [&[i32; FLOATS]; POINTS_PER_TILE] =
-                    std::array::from_fn(|k| &rows[k][part].0);
-                for i in 0..lanes.len().min(FLOATS) {
-                    let c = isa.load_ints(&lanes[i]);
-                    for k in 0..POINTS_PER_TILE {
-                        sums[k] = isa.add_products(sums[k], isa.splat_int(x[k][i]), c);
-                    }
+        let tiles = centroids.pairs.chunks_exact(pairs).zip(&filter.starts);
+        for (tile, (c, starts)) in tiles.enumerate() {
+            let mut sums = [best; CENTROIDS_PER_TILE];
+            for j in 0..CENTROIDS_PER_TILE {
+                sums[j] = isa.splat_int(starts[j]);
+            }
+            for (x, c) in x.iter().zip(c) {
+                let x = isa.load_ints(x);
+                for j in 0..CENTROIDS_PER_TILE {
+                    sums[j] = isa.add_products(sums[j], x, isa.splat_int(c[j]));
                 }
             }
-            let indices = std::array::from_fn(|lane| (block * FLOATS + lane) as i32);
-            let indices = isa.load_ints(&IntLanes(indices));
-            for k in 0..POINTS_PER_TILE {
-                if bounds.is_some() {
-                    isa.store_ints(sums[k], &mut all[k][block % BLOCKS]);
-                }
-                let sum = isa.with_low_byte(sums[k], indices);
-                second[k] = isa.max_ints(second[k], isa.min_ints(best[k], sum));
-                best[k] = isa.max_ints(best[k], sum);
+            for (j, &sum) in sums.iter().enumerate() {
+                let index = isa.splat_int((tile * CENTROIDS_PER_TILE + j) as i32);
+                let sum = isa.with_low_byte(sum, index);
+                second = isa.max_ints(second, isa.min_ints(best, sum));
+                best = isa.max_ints(best, sum);
             }
         }
-        for k in 0..POINTS_PER_TILE.min(points.num_points - tile * POINTS_PER_TILE) {
-            let i = tile * POINTS_PER_TILE + k;
-            let (best, second) = isa.two_largest(best[k], second[k]);
-            codes[i * code_stride] = best as u8;
-            if best <= second.saturating_add(filter.margin) {
-                in_doubt.push(i as u32);
-            }
-            if let Some(bounds) = bounds.as_deref_mut() {
-                bounds.set(i, points.squared_norms[i], best, &all[k]);
-            }
+        let others = isa.add_ints(second, isa.splat_int(filter.margin));
+        let certain = isa.exceeds(best, others);
+        let mut found = IntLanes([0; FLOATS]);
+        isa.store_ints(best, &mut found);
+        let first = block * FLOATS;
+        let in_block = FLOATS.min(points.num_points - first);
+        for (lane, sum) in found.0[..in_block].iter().enumerate() {
+            codes[(first + lane) * code_stride] = *sum as u8;
+        }
+        let mut rest = u32::from(!certain) & ((1 << in_block) - 1);
+        while rest != 0 {
+            in_doubt.push((first as u32) + rest.trailing_zeros());
+            rest &= rest - 1;
         }
     }
 }

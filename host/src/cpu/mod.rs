@@ -7,7 +7,6 @@ pub(crate) mod centroid_lanes;
 pub(crate) mod fixed_point;
 pub(crate) mod quantisation_error;
 
-mod bounds;
 mod plus_plus;
 
 pub mod aggregate;

@@ -164,45 +164,13 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn sum_of_ints(self, x: Self::Ints) -> i32 {
+    fn exceeds(self, a: Self::Ints, b: Self::Ints) -> u16 {
+        let above = halves!(_mm256_cmpgt_epi32(a, b));
         // SAFETY: `self` is the proof that the processor has AVX2.
         unsafe {
-            let x = _mm256_add_epi32(x[0], x[1]);
-            let x = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
-            let x = _mm_add_epi32(x, _mm_shuffle_epi32::<0b01_00_11_10>(x));
-            let x = _mm_add_epi32(x, _mm_shuffle_epi32::<0b10_11_00_01>(x));
-            _mm_cvtsi128_si32(x)
-        }
-    }
-
-    #[inline(always)]
-    fn two_largest(self, largest: Self::Ints, second: Self::Ints) -> (i32, i32) {
-        // SAFETY: as above.
-        unsafe {
-            let low = _mm256_min_epi32(largest[0], largest[1]);
-            let first = _mm256_max_epi32(largest[0], largest[1]);
-            let second = _mm256_max_epi32(_mm256_max_epi32(second[0], second[1]), low);
-            let (a, b) = (
-                _mm256_castsi256_si128(first),
-                _mm256_extracti128_si256::<1>(first),
-            );
-            let seconds = _mm_max_epi32(
-                _mm256_castsi256_si128(second),
-                _mm256_extracti128_si256::<1>(second),
-            );
-            let mut second = _mm_max_epi32(seconds, _mm_min_epi32(a, b));
-            let mut first = _mm_max_epi32(a, b);
-            macro_rules! fold {
-                ($order:literal) => {
-                    let other = _mm_shuffle_epi32::<$order>(first);
-                    let seconds = _mm_max_epi32(second, _mm_shuffle_epi32::<$order>(second));
-                    second = _mm_max_epi32(seconds, _mm_min_epi32(first, other));
-                    first = _mm_max_epi32(first, other);
-                };
-            }
-            fold!(0b01_00_11_10);
-            fold!(0b10_11_00_01);
-            (_mm_cvtsi128_si32(first), _mm_cvtsi128_si32(second))
+            let low = _mm256_movemask_ps(_mm256_castsi256_ps(above[0]));
+            let high = _mm256_movemask_ps(_mm256_castsi256_ps(above[1]));
+            low as u16 | ((high as u16) << 8)
         }
     }
 
@@ -258,15 +226,6 @@ impl Isa for Avx2 {
             let second = _mm256_permute2x128_si256::<0x31>(low, high);
             _mm256_storeu_si256(to.cast(), first);
             _mm256_storeu_si256(to.add(16).cast(), second);
-        }
-    }
-
-    #[inline(always)]
-    fn are_zero(self, x: Self::Bytes) -> u64 {
-        // SAFETY: as above.
-        unsafe {
-            let zero = _mm256_cmpeq_epi8(x, _mm256_setzero_si256());
-            u64::from(_mm256_movemask_epi8(zero) as u32)
         }
     }
 

@@ -223,20 +223,9 @@ impl<const VBMI: bool> Isa for Avx512<VBMI> {
     }
 
     #[inline(always)]
-    fn sum_of_ints(self, x: Self::Ints) -> i32 {
+    fn exceeds(self, a: Self::Ints, b: Self::Ints) -> u16 {
         // SAFETY: as above.
-        unsafe { _mm512_reduce_add_epi32(x) }
-    }
-
-    #[inline(always)]
-    fn two_largest(self, largest: Self::Ints, second: Self::Ints) -> (i32, i32) {
-        // SAFETY: as above.
-        unsafe {
-            let best = _mm512_reduce_max_epi32(largest);
-            let others = _mm512_cmplt_epi32_mask(largest, _mm512_set1_epi32(best));
-            let second = _mm512_mask_max_epi32(second, others, second, largest);
-            (best, _mm512_reduce_max_epi32(second))
-        }
+        unsafe { _mm512_cmpgt_epi32_mask(a, b) }
     }
 
     #[inline(always)]
@@ -293,12 +282,6 @@ impl<const VBMI: bool> Isa for Avx512<VBMI> {
             _mm512_storeu_si512(to.cast(), first);
             _mm512_storeu_si512(to.add(32).cast(), second);
         }
-    }
-
-    #[inline(always)]
-    fn are_zero(self, x: Self::Bytes) -> u64 {
-        // SAFETY: as above.
-        unsafe { _mm512_testn_epi8_mask(x, x) }
     }
 
     #[inline(always)]

@@ -179,20 +179,8 @@ pub(crate) trait Isa: Copy {
     fn add_products(self, sums: Self::Ints, a: Self::Ints, b: Self::Ints) -> Self::Ints;
     /// `x` with its lowest byte replaced by `byte`, 0 to 255.
     fn with_low_byte(self, x: Self::Ints, byte: Self::Ints) -> Self::Ints;
-    /// The sum of all lanes; wrapping.
-    fn sum_of_ints(self, x: Self::Ints) -> i32;
-    /// The two largest of all: `largest` has different numbers, `second` none above its lane's.
-    #[inline(always)]
-    fn two_largest(self, largest: Self::Ints, second: Self::Ints) -> (i32, i32) {
-        let (mut firsts, mut seconds) = (IntLanes([0; FLOATS]), IntLanes([0; FLOATS]));
-        self.store_ints(largest, &mut firsts);
-        self.store_ints(second, &mut seconds);
-        let mut best = (i32::MIN, i32::MIN);
-        for (first, second) in firsts.0.into_iter().zip(seconds.0) {
-            best = (best.0.max(first), best.1.max(best.0.min(first)).max(second));
-        }
-        best
-    }
+    /// Bit `i` says whether `a[i] > b[i]`.
+    fn exceeds(self, a: Self::Ints, b: Self::Ints) -> u16;
 
     /// Part `part` of a block.
     fn load_bytes(self, from: &[u8; BYTES], part: usize) -> Self::Bytes;
@@ -203,8 +191,6 @@ pub(crate) trait Isa: Copy {
     fn at_most(self, sums: Self::Sums, limit: u16) -> u64;
     /// Stores part `part` of a block's sums.
     fn store_sums(self, sums: Self::Sums, to: &mut [u16; BYTES], part: usize);
-    /// Bit `i` says whether byte `i` of the part is 0.
-    fn are_zero(self, x: Self::Bytes) -> u64;
     fn low_nibbles(self, x: Self::Bytes) -> Self::Bytes;
     fn high_nibbles(self, x: Self::Bytes) -> Self::Bytes;
     /// `table[x[i]]` of a table of `ROWS` x 16 entries, ROWS being 1, 2, 4, 8 or 16; every `x[i]` is an

@@ -23,6 +23,19 @@ macro_rules! quarters {
     };
 }
 
+impl Neon {
+    /// Bit `i` says whether lane `i`, all ones or all zeros, is set.
+    #[inline(always)]
+    fn bits(self, lanes: [uint32x4_t; 4]) -> u16 {
+        let bits = [1u32, 2, 4, 8];
+        (0..4).fold(0, |mask, i| {
+            // SAFETY: `self` is the proof that the processor has NEON; four words are read.
+            let quarter = unsafe { vaddvq_u32(vandq_u32(lanes[i], vld1q_u32(bits.as_ptr()))) };
+            mask | ((quarter as u16) << (4 * i))
+        })
+    }
+}
+
 impl Isa for Neon {
     type Floats = [float32x4_t; 4];
     type Ints = [int32x4_t; 4];
@@ -69,13 +82,7 @@ impl Isa for Neon {
 
     #[inline(always)]
     fn at_least(self, a: Self::Floats, b: Self::Floats) -> u16 {
-        let bits = [1u32, 2, 4, 8];
-        (0..4).fold(0, |mask, i| {
-            // SAFETY: `self` is the proof that the processor has NEON; four words are read.
-            let quarter =
-                unsafe { vaddvq_u32(vandq_u32(vcgeq_f32(a[i], b[i]), vld1q_u32(bits.as_ptr()))) };
-            mask | ((quarter as u16) << (4 * i))
-        })
+        self.bits(quarters!(vcgeq_f32(a, b)))
     }
 
     #[inline(always)]
@@ -153,9 +160,8 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
-    fn sum_of_ints(self, [a, b, c, d]: Self::Ints) -> i32 {
-        // SAFETY: `self` is the proof that the processor has NEON.
-        unsafe { vaddvq_s32(vaddq_s32(vaddq_s32(a, b), vaddq_s32(c, d))) }
+    fn exceeds(self, a: Self::Ints, b: Self::Ints) -> u16 {
+        self.bits(quarters!(vcgtq_s32(a, b)))
     }
 
     #[inline(always)]
@@ -184,20 +190,19 @@ impl Isa for Neon {
 
     #[inline(always)]
     fn at_most(self, sums: Self::Sums, limit: u16) -> u64 {
-        // SAFETY: `self` is the proof that the processor has NEON.
+        // SAFETY: `self` is the proof that the processor has NEON; 16 bytes are read.
         unsafe {
+            let bits = [1u8, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128];
+            let bits = vld1q_u8(bits.as_ptr());
             let limit = vdupq_n_u16(limit);
-            byte_mask(from_fn(|i| {
+            let [a, b, c, d]: [uint8x16_t; 4] = from_fn(|i| {
                 let low = vmovn_u16(vcleq_u16(sums[2 * i], limit));
-                vmovn_high_u16(low, vcleq_u16(sums[2 * i + 1], limit))
-            }))
+                vandq_u8(vmovn_high_u16(low, vcleq_u16(sums[2 * i + 1], limit)), bits)
+            });
+            // Three rounds of sums of neighbours put eight lanes' bits into each byte.
+            let sums = vpaddq_u8(vpaddq_u8(a, b), vpaddq_u8(c, d));
+            vgetq_lane_u64::<0>(vreinterpretq_u64_u8(vpaddq_u8(sums, sums)))
         }
-    }
-
-    #[inline(always)]
-    fn are_zero(self, x: Self::Bytes) -> u64 {
-        // SAFETY: as above.
-        unsafe { byte_mask(x.map(|x| vceqzq_u8(x))) }
     }
 
     #[inline(always)]
@@ -243,22 +248,5 @@ impl Isa for Neon {
                 }
             }
         }
-    }
-}
-
-/// Bit `i` says whether byte `i`, all ones or all zeros, is set.
-///
-/// # Safety
-/// The processor has NEON.
-#[inline(always)]
-unsafe fn byte_mask(bytes: [uint8x16_t; 4]) -> u64 {
-    // SAFETY: the caller's promise; 16 bytes are read.
-    unsafe {
-        let bits = [1u8, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128];
-        let bits = vld1q_u8(bits.as_ptr());
-        let [a, b, c, d] = bytes.map(|bytes| vandq_u8(bytes, bits));
-        // Three rounds of sums of neighbours put eight lanes' bits into each byte.
-        let sums = vpaddq_u8(vpaddq_u8(a, b), vpaddq_u8(c, d));
-        vgetq_lane_u64::<0>(vreinterpretq_u64_u8(vpaddq_u8(sums, sums)))
     }
 }

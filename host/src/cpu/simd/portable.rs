@@ -115,8 +115,8 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
-    fn sum_of_ints(self, x: Self::Ints) -> i32 {
-        x.into_iter().fold(0, i32::wrapping_add)
+    fn exceeds(self, a: Self::Ints, b: Self::Ints) -> u16 {
+        (0..FLOATS).fold(0, |mask, i| mask | (u16::from(a[i] > b[i]) << i))
     }
 
     #[inline(always)]
@@ -142,11 +142,6 @@ impl Isa for Portable {
     #[inline(always)]
     fn store_sums(self, sums: Self::Sums, to: &mut [u16; BYTES], _part: usize) {
         *to = sums;
-    }
-
-    #[inline(always)]
-    fn are_zero(self, x: Self::Bytes) -> u64 {
-        (0..BYTES).fold(0, |mask, i| mask | (u64::from(x[i] == 0) << i))
     }
 
     #[inline(always)]
