@@ -18,16 +18,18 @@ use crate::index::Augmentation;
 use crate::tensor::Keys;
 
 /// Points of one parallel task. Fixed, so that results do not depend on the number of threads.
-const POINTS_PER_TASK: usize = 1024;
-/// Points from which on the first iterations see a sample of them.
+const POINTS_PER_TASK: usize = 256;
+/// Tasks whose points have sums of their own.
+const TASKS_PER_PART: usize = 8;
+/// Points from which on the start and the first iterations see a sample of them.
 const LARGE: usize = 8192;
-/// Every so manieth point is in the sample,
+/// The points of one in so many tasks are the sample,
 const SAMPLED: usize = 2;
-/// if it has so many for each centroid.
+/// if these are so many for each centroid.
 const SAMPLED_PER_CENTROID: usize = 64;
 /// The last iterations, which see all points.
 const ITERATIONS_ON_ALL: usize = 3;
-/// How much farther than to the mean of its points a centroid goes, of many points and but for the first and the last time.
+/// How much farther than to the mean of its points a centroid goes, of many points and but for the first time and the last.
 const BEYOND: f32 = 0.7;
 
 /// Codebooks of all groups, and the keys' codes.
@@ -36,7 +38,7 @@ pub(crate) struct Trained {
     pub(crate) centroids: Vec<f32>,
     /// What the metric adds to them.
     pub(crate) augmentation: Option<Augmentation>,
-    /// Of the keys that took part, `[batch, num_kv_heads, keys, m]`.
+    /// Of the keys that took part, `[batch, num_kv_heads, keys, m]`, with these centroids.
     pub(crate) codes: Vec<u8>,
 }
 
@@ -152,13 +154,20 @@ fn start(
     }
     let mut rng = ChaCha8Rng::seed_from_u64(training.seed);
     rng.set_stream(problem as u64);
-    plus_plus_start(simd, points, sub_dim, &mut rng, centroids);
+    let every = match is_large(points.len() / sub_dim, centroids.len() / sub_dim) {
+        true => SAMPLED,
+        false => 1,
+    };
+    plus_plus_start(simd, points, sub_dim, every, &mut rng, centroids);
+}
+
+/// Whether the start and the first iterations see a sample of the points.
+fn is_large(num_points: usize, num_centroids: usize) -> bool {
+    num_points >= LARGE && num_points / SAMPLED >= num_centroids * SAMPLED_PER_CENTROID
 }
 
 /// Lloyd's algorithm for `points` `[n, sub_dim]`, n at least 1, on `centroids` `[num_centroids, sub_dim]`, of which the
 /// first `rounded` components are rounded in the end; the points' codes with them.
-///
-/// Of many points the first iterations see every [`SAMPLED`]th.
 fn lloyd(
     simd: Simd,
     points: &[f32],
@@ -167,37 +176,35 @@ fn lloyd(
     training: &TrainConfig,
     centroids: &mut [f32],
 ) -> Vec<u8> {
-    let n = points.len() / sub_dim;
     let num_centroids = centroids.len() / sub_dim;
-    let is_large = n >= LARGE && n / SAMPLED >= num_centroids * SAMPLED_PER_CENTROID;
-    let of_sample = match is_large {
+    let is_large = is_large(points.len() / sub_dim, num_centroids);
+    let mut assignment = Assignment::new(simd, points, sub_dim, num_centroids);
+    let first_on_all = match is_large {
         true => training.iterations.saturating_sub(ITERATIONS_ON_ALL),
         false => 0,
     };
-    let on_all = training.iterations - of_sample;
-    if of_sample > 0 {
-        let mut sample = Assignment::new(simd, points, SAMPLED * sub_dim, sub_dim);
-        for iteration in 0..of_sample {
-            sample.update(centroids);
-            sample.move_to_means(centroids, if iteration == 0 { 0.0 } else { BEYOND });
-        }
-    }
-
-    let mut assignment = Assignment::new(simd, points, sub_dim, sub_dim);
     let mut previous = Vec::new();
+    // By how much centroids went beyond the means, where they did.
     let mut beyond = 0.0;
-    for iteration in 0..on_all {
-        assignment.update(centroids);
+    for iteration in 0..training.iterations {
+        let every = if iteration < first_on_all { SAMPLED } else { 1 };
+        assignment.update(centroids, every);
+        if every > 1 {
+            let beyond = if iteration == 0 { 0.0 } else { BEYOND };
+            assignment.move_to_means(centroids, beyond, iteration == 0);
+            continue;
+        }
         let is_same = assignment.codes == previous;
         if is_same && beyond == 0.0 {
             break;
         }
         previous.clone_from(&assignment.codes);
         let before = centroids.to_vec();
-        let is_last = is_same || iteration + 1 == on_all;
-        beyond = if is_large && !is_last { BEYOND } else { 0.0 };
-        let has_new = assignment.move_to_means(centroids, beyond);
-        if !has_new && beyond == 0.0 && has_settled(&before, centroids, training.tolerance) {
+        let goes_on = is_large && !is_same && iteration + 1 < training.iterations;
+        beyond = if goes_on { BEYOND } else { 0.0 };
+        let is_anew = !goes_on || iteration == first_on_all;
+        let has_new = assignment.move_to_means(centroids, beyond, is_anew);
+        if !goes_on && !has_new && has_settled(&before, centroids, training.tolerance) {
             break;
         }
     }
@@ -206,66 +213,75 @@ fn lloyd(
             *component = training.centroids.round(*component);
         }
     }
-    assignment.update(centroids);
+    assignment.update(centroids, 1);
     assignment.codes
 }
 
 /// Which centroid each point belongs to.
 struct Assignment<'a> {
     simd: Simd,
-    /// Of `sub_dim` components, consecutive ones `stride` elements apart.
+    /// `[n, sub_dim]`.
     points: &'a [f32],
-    stride: usize,
     sub_dim: usize,
     fixed: Vec<FixedPoints>,
     codes: Vec<u8>,
-    /// Those that the codes are of.
+    /// Those that the codes are of, but of the points that were left out.
     lanes: CentroidLanes,
+    /// One in so many tasks was not left out.
+    every: usize,
+    parts: Vec<Sums>,
 }
 
 impl<'a> Assignment<'a> {
-    fn new(simd: Simd, points: &'a [f32], stride: usize, sub_dim: usize) -> Self {
+    fn new(simd: Simd, points: &'a [f32], sub_dim: usize, num_centroids: usize) -> Self {
         let fixed = points
-            .par_chunks(POINTS_PER_TASK * stride)
-            .map(|points| FixedPoints::new(simd, points, stride, sub_dim));
+            .par_chunks(POINTS_PER_TASK * sub_dim)
+            .map(|points| FixedPoints::new(simd, points, sub_dim, sub_dim));
+        let num_points = points.len() / sub_dim;
         Assignment {
             simd,
             points,
-            stride,
             sub_dim,
             fixed: fixed.collect(),
-            codes: vec![0; points.len().div_ceil(stride)],
+            codes: vec![0; num_points],
             lanes: CentroidLanes::new(&[], sub_dim),
+            every: 1,
+            parts: (0..num_points.div_ceil(POINTS_PER_TASK * TASKS_PER_PART))
+                .map(|_| Sums::new(num_centroids, sub_dim))
+                .collect(),
         }
     }
 
-    /// To other centroids.
-    fn update(&mut self, centroids: &[f32]) {
-        let (simd, stride, sub_dim) = (self.simd, self.stride, self.sub_dim);
+    /// To other centroids, of the points of one in `every` tasks, a divisor of [`TASKS_PER_PART`].
+    fn update(&mut self, centroids: &[f32], every: usize) {
+        let (simd, sub_dim) = (self.simd, self.sub_dim);
         self.lanes = CentroidLanes::new(centroids, sub_dim);
+        self.every = every;
         let fixed_centroids = FixedCentroids::new(centroids, sub_dim);
         let centroids = (&fixed_centroids, &self.lanes);
         self.codes
             .par_chunks_mut(POINTS_PER_TASK)
-            .zip(self.points.par_chunks(POINTS_PER_TASK * stride))
+            .zip(self.points.par_chunks(POINTS_PER_TASK * sub_dim))
             .zip(&mut self.fixed)
+            .step_by(every)
             .for_each(|((codes, points), fixed)| {
-                nearest_of_many(simd, fixed, centroids, points, stride, codes, 1);
+                nearest_of_many(simd, fixed, centroids, points, sub_dim, codes, 1);
             });
     }
 
-    /// Each point's squared distance to its centroid.
+    /// Each point's squared distance to its centroid, 0 of those that were left out.
     fn squared_distances(&self) -> Vec<f32> {
-        let (simd, stride, sub_dim) = (self.simd, self.stride, self.sub_dim);
+        let (simd, sub_dim) = (self.simd, self.sub_dim);
         let mut distances = vec![0.0; self.codes.len()];
         distances
             .par_chunks_mut(POINTS_PER_TASK)
-            .zip(self.points.par_chunks(POINTS_PER_TASK * stride))
+            .zip(self.points.par_chunks(POINTS_PER_TASK * sub_dim))
+            .step_by(self.every)
             .for_each(|(affinities, points)| {
                 let codes = &mut [0; POINTS_PER_TASK];
-                nearest_centroids(simd, &self.lanes, points, stride, codes, 1, affinities);
-                for (affinity, point) in affinities.iter_mut().zip(points.chunks(stride)) {
-                    *affinity = (2.0 * (half_norm(&point[..sub_dim]) - *affinity)).max(0.0);
+                nearest_centroids(simd, &self.lanes, points, sub_dim, codes, 1, affinities);
+                for (affinity, point) in affinities.iter_mut().zip(points.chunks_exact(sub_dim)) {
+                    *affinity = (2.0 * (half_norm(point) - *affinity)).max(0.0);
                 }
             });
         distances
@@ -273,11 +289,11 @@ impl<'a> Assignment<'a> {
 
     /// Moves every centroid to the mean of its points, and beyond that by `beyond` times its way; and every centroid
     /// without points to the point farthest from its own centroid (each to another one), unless no point is away from
-    /// its centroid; whether one was.
-    fn move_to_means(&self, centroids: &mut [f32], beyond: f32) -> bool {
+    /// its centroid; whether one was. Sums are taken `anew`, or only of what is another centroid's since the last time.
+    fn move_to_means(&mut self, centroids: &mut [f32], beyond: f32, anew: bool) -> bool {
         let sub_dim = self.sub_dim;
         let num_centroids = centroids.len() / sub_dim;
-        let (sums, counts) = self.sums(num_centroids);
+        let Sums { sums, counts, .. } = self.sums(num_centroids, anew);
         let codes = centroids
             .chunks_exact_mut(sub_dim)
             .zip(sums.chunks_exact(sub_dim));
@@ -307,41 +323,71 @@ impl<'a> Assignment<'a> {
             if distances[n] > 0.0 {
                 has_new = true;
                 centroids[code * sub_dim..(code + 1) * sub_dim]
-                    .copy_from_slice(&self.points[n * self.stride..][..sub_dim]);
+                    .copy_from_slice(&self.points[n * sub_dim..][..sub_dim]);
             }
         }
         has_new
     }
 
-    /// Of each centroid the sums of its points, `[num_centroids, sub_dim]`, and their number. The sums of some points are
-    /// taken in their order, and then added in theirs: how many that are depends on the shape alone.
-    fn sums(&self, num_centroids: usize) -> (Vec<f64>, Vec<u32>) {
-        let (simd, stride, sub_dim) = (self.simd, self.stride, self.sub_dim);
-        let len = num_centroids * sub_dim;
-        // There are far fewer sums than components of points.
-        let points_per_task = POINTS_PER_TASK.max(8 * num_centroids);
-        let parts: Vec<(Vec<f64>, Vec<u32>)> = self
-            .codes
-            .par_chunks(points_per_task)
-            .zip(self.points.par_chunks(points_per_task * stride))
-            .map(|(codes, points)| {
-                let (mut sums, mut counts) = (vec![0.0; len], vec![0; num_centroids]);
-                add_points(simd, points, stride, codes, &mut sums, &mut counts);
-                (sums, counts)
-            })
-            .collect();
-        let mut parts = parts.into_iter();
-        let (mut sums, mut counts) = parts.next().expect("there are points");
-        for (more_sums, more_counts) in parts {
-            sums.iter_mut()
-                .zip(more_sums)
-                .for_each(|(sum, more)| *sum += more);
-            counts
-                .iter_mut()
-                .zip(more_counts)
-                .for_each(|(count, more)| *count += more);
+    /// The sums of all parts' points, in the order of the parts.
+    fn sums(&mut self, num_centroids: usize, anew: bool) -> Sums {
+        let (simd, sub_dim, every) = (self.simd, self.sub_dim, self.every);
+        let points_per_part = POINTS_PER_TASK * TASKS_PER_PART;
+        self.codes
+            .par_chunks(points_per_part)
+            .zip(self.points.par_chunks(points_per_part * sub_dim))
+            .zip(&mut self.parts)
+            .for_each(|((codes, points), sums)| sums.follow(simd, points, codes, every, anew));
+        let mut all = Sums::new(num_centroids, sub_dim);
+        for part in &self.parts {
+            let sums = all.sums.iter_mut().zip(&part.sums);
+            sums.for_each(|(all, part)| *all += part);
+            let counts = all.counts.iter_mut().zip(&part.counts);
+            counts.for_each(|(all, part)| *all += part);
         }
-        (sums, counts)
+        all
+    }
+}
+
+/// Of each centroid the sums of some points.
+struct Sums {
+    /// `[num_centroids, sub_dim]`.
+    sums: Vec<f64>,
+    /// `[num_centroids]`.
+    counts: Vec<u32>,
+    /// The codes that the points are counted with.
+    codes: Vec<u8>,
+}
+
+impl Sums {
+    fn new(num_centroids: usize, sub_dim: usize) -> Self {
+        Sums {
+            sums: vec![0.0; num_centroids * sub_dim],
+            counts: vec![0; num_centroids],
+            codes: Vec::new(),
+        }
+    }
+
+    /// Of the points of one in `every` tasks with other codes. What is summed in which order depends on the codes alone.
+    fn follow(&mut self, simd: Simd, points: &[f32], codes: &[u8], every: usize, anew: bool) {
+        if anew {
+            self.sums.fill(0.0);
+            self.counts.fill(0);
+        }
+        let sub_dim = self.sums.len() / self.counts.len();
+        let tasks = codes
+            .chunks(POINTS_PER_TASK)
+            .zip(points.chunks(POINTS_PER_TASK * sub_dim));
+        for (task, (codes, points)) in tasks.enumerate().step_by(every) {
+            let before = match anew {
+                true => None,
+                false => Some(&self.codes[task * POINTS_PER_TASK..][..codes.len()]),
+            };
+            let counts = &mut self.counts;
+            add_points(simd, points, codes, before, &mut self.sums, counts);
+        }
+        self.codes.clear();
+        self.codes.extend_from_slice(codes);
     }
 }
 
@@ -357,26 +403,42 @@ fn has_settled(before: &[f32], after: &[f32], tolerance: f32) -> bool {
 }
 
 on_each_isa! {
-    /// Adds every point to its code's sums `[num_centroids, sub_dim]` and counts it.
-    fn add_points(points: &[f32], stride: usize, codes: &[u8], sums: &mut [f64], counts: &mut [u32])
-        = add_points_on;
+    /// Adds every point to its code's sums `[num_centroids, sub_dim]` and counts it; takes it away from those of the code
+    /// `before`, where that is given and not the same.
+    fn add_points(
+        points: &[f32],
+        codes: &[u8],
+        before: Option<&[u8]>,
+        sums: &mut [f64],
+        counts: &mut [u32],
+    ) = add_points_on;
 }
 
 #[inline(always)]
 fn add_points_on<I: Isa>(
     _isa: I,
     points: &[f32],
-    stride: usize,
     codes: &[u8],
+    before: Option<&[u8]>,
     sums: &mut [f64],
     counts: &mut [u32],
 ) {
     let sub_dim = sums.len() / counts.len();
-    for (point, &code) in points.chunks(stride).zip(codes) {
-        let code = usize::from(code);
-        counts[code] += 1;
-        let sums = &mut sums[code * sub_dim..][..sub_dim];
-        for (sum, &x) in sums.iter_mut().zip(&point[..sub_dim]) {
+    for (i, (point, &code)) in points.chunks_exact(sub_dim).zip(codes).enumerate() {
+        if let Some(before) = before {
+            let before = before[i];
+            if before == code {
+                continue;
+            }
+            counts[usize::from(before)] -= 1;
+            let sums = &mut sums[usize::from(before) * sub_dim..][..sub_dim];
+            for (sum, &x) in sums.iter_mut().zip(point) {
+                *sum -= f64::from(x);
+            }
+        }
+        counts[usize::from(code)] += 1;
+        let sums = &mut sums[usize::from(code) * sub_dim..][..sub_dim];
+        for (sum, &x) in sums.iter_mut().zip(point) {
             *sum += f64::from(x);
         }
     }

@@ -130,15 +130,13 @@ fn fill_on<I: Isa>(
     factor: f32,
     lanes: &mut [IntLanes],
 ) {
-    /// At this number floats are integers, and their lowest bits those of what was added: rounded to nearest.
-    const ROUNDS: f32 = (3 << 22) as f32;
     let mut row = [0i32; MAX_HEAD_DIM / 2 + 1];
     let pairs = sub_dim.div_ceil(2);
     let row = &mut row[..pairs];
     for (block, lanes) in lanes.chunks_exact_mut(pairs).enumerate() {
         let points = points.chunks(stride).skip(block * FLOATS).take(FLOATS);
         for (lane, point) in points.enumerate() {
-            let round = |x: f32| (x * factor + ROUNDS).to_bits() as i32;
+            let round = |x: f32| rounded(x * factor);
             let (twos, rest) = point[..sub_dim].as_chunks::<2>();
             for (pair, x) in row.iter_mut().zip(twos) {
                 *pair = (round(x[0]) & 0xffff) | (round(x[1]) << 16);
@@ -151,6 +149,14 @@ fn fill_on<I: Isa>(
             }
         }
     }
+}
+
+/// The nearest integer to `x`, at most 2^15, in the lowest 16 bits: at 3 * 2^22 floats are integers, whose lowest bits are
+/// those of what was added.
+#[inline(always)]
+fn rounded(x: f32) -> i32 {
+    const ROUNDS: f32 = (3 << 22) as f32;
+    (x + ROUNDS).to_bits() as i32
 }
 
 /// Centroids in fixed point: of each tile `[ceil(sub_dim / 2)]` pairs of components of all its centroids.
@@ -188,14 +194,14 @@ impl FixedCentroids {
         for (index, centroid) in centroids.chunks_exact(sub_dim).enumerate() {
             let (tile, lane) = (index / CENTROIDS_PER_TILE, index % CENTROIDS_PER_TILE);
             let pairs = &mut fixed.pairs[tile * num_pairs..][..num_pairs];
-            let scaled = |c: f32| f64::from(c) * factor;
-            let rounded = |c: f32| scaled(c).round_ties_even();
-            for (pair, two) in pairs.iter_mut().zip(centroid.chunks(2)) {
-                let second = two.get(1).map_or(0.0, |&c| rounded(c));
-                pair[lane] = (rounded(two[0]) as i32 & 0xffff) | ((second as i32) << 16);
+            let mut rest = 0.0;
+            for (i, &c) in centroid.iter().enumerate() {
+                let integer = rounded(c * factor as f32);
+                pairs[i / 2][lane] |= (integer & 0xffff) << (16 * (i % 2));
+                let c = f64::from(c) * factor - f64::from(integer as i16);
+                rest += c * c;
             }
-            let rest = squares(centroid.iter().map(|&c| scaled(c) - rounded(c))).sqrt();
-            fixed.rest = fixed.rest.max(rest);
+            fixed.rest = fixed.rest.max(rest.sqrt());
         }
         fixed
     }
