@@ -21,14 +21,16 @@ use crate::tensor::Keys;
 const POINTS_PER_TASK: usize = 256;
 /// Tasks whose points have sums of their own.
 const TASKS_PER_PART: usize = 8;
+/// Components of the points that are summed at a time.
+const COLUMNS: usize = 32;
 /// Points from which on the start and the first iterations see a sample of them.
 const LARGE: usize = 8192;
-/// The points of one in so many tasks are the sample,
-const SAMPLED: usize = 2;
+/// That sample, and a smaller one: the points of one in so many tasks,
+const SAMPLED: [usize; 2] = [2, 4];
 /// if these are so many for each centroid.
 const SAMPLED_PER_CENTROID: usize = 64;
-/// The last iterations, which see all points.
-const ITERATIONS_ON_ALL: usize = 3;
+/// The last iterations, which see all points, and those before them, which see the larger sample.
+const LAST_ITERATIONS: [usize; 2] = [3, 4];
 /// How much farther than to the mean of its points a centroid goes, of many points and but for the first time and the last.
 const BEYOND: f32 = 0.7;
 
@@ -154,16 +156,20 @@ fn start(
     }
     let mut rng = ChaCha8Rng::seed_from_u64(training.seed);
     rng.set_stream(problem as u64);
-    let every = match is_large(points.len() / sub_dim, centroids.len() / sub_dim) {
-        true => SAMPLED,
-        false => 1,
-    };
+    let every = sampled_tasks(points.len() / sub_dim, centroids.len() / sub_dim)[0];
     plus_plus_start(simd, points, sub_dim, every, &mut rng, centroids);
 }
 
-/// Whether the start and the first iterations see a sample of the points.
-fn is_large(num_points: usize, num_centroids: usize) -> bool {
-    num_points >= LARGE && num_points / SAMPLED >= num_centroids * SAMPLED_PER_CENTROID
+/// One in how many tasks has the points of the samples; 1: no sample.
+fn sampled_tasks(num_points: usize, num_centroids: usize) -> [usize; 2] {
+    SAMPLED.map(|every| {
+        let are_enough = num_points / every >= num_centroids * SAMPLED_PER_CENTROID;
+        if num_points >= LARGE && are_enough {
+            every
+        } else {
+            1
+        }
+    })
 }
 
 /// Lloyd's algorithm for `points` `[n, sub_dim]`, n at least 1, on `centroids` `[num_centroids, sub_dim]`, of which the
@@ -177,21 +183,24 @@ fn lloyd(
     centroids: &mut [f32],
 ) -> Vec<u8> {
     let num_centroids = centroids.len() / sub_dim;
-    let is_large = is_large(points.len() / sub_dim, num_centroids);
+    let [larger, smaller] = sampled_tasks(points.len() / sub_dim, num_centroids);
+    let is_large = larger > 1;
     let mut assignment = Assignment::new(simd, points, sub_dim, num_centroids);
-    let first_on_all = match is_large {
-        true => training.iterations.saturating_sub(ITERATIONS_ON_ALL),
-        false => 0,
+    let every_of = |iteration: usize| match training.iterations - iteration {
+        left if left <= LAST_ITERATIONS[0] => 1,
+        left if left <= LAST_ITERATIONS[0] + LAST_ITERATIONS[1] => larger,
+        _ => larger.max(smaller),
     };
     let mut previous = Vec::new();
     // By how much centroids went beyond the means, where they did.
     let mut beyond = 0.0;
     for iteration in 0..training.iterations {
-        let every = if iteration < first_on_all { SAMPLED } else { 1 };
+        let every = every_of(iteration);
+        let is_anew = iteration == 0 || every != every_of(iteration - 1);
         assignment.update(centroids, every);
         if every > 1 {
             let beyond = if iteration == 0 { 0.0 } else { BEYOND };
-            assignment.move_to_means(centroids, beyond, iteration == 0);
+            assignment.move_to_means(centroids, beyond, is_anew);
             continue;
         }
         let is_same = assignment.codes == previous;
@@ -202,8 +211,7 @@ fn lloyd(
         let before = centroids.to_vec();
         let goes_on = is_large && !is_same && iteration + 1 < training.iterations;
         beyond = if goes_on { BEYOND } else { 0.0 };
-        let is_anew = !goes_on || iteration == first_on_all;
-        let has_new = assignment.move_to_means(centroids, beyond, is_anew);
+        let has_new = assignment.move_to_means(centroids, beyond, is_anew || !goes_on);
         if !goes_on && !has_new && has_settled(&before, centroids, training.tolerance) {
             break;
         }
@@ -294,16 +302,19 @@ impl<'a> Assignment<'a> {
         let sub_dim = self.sub_dim;
         let num_centroids = centroids.len() / sub_dim;
         let Sums { sums, counts, .. } = self.sums(num_centroids, anew);
-        let codes = centroids
-            .chunks_exact_mut(sub_dim)
-            .zip(sums.chunks_exact(sub_dim));
-        for ((centroid, sums), &count) in codes.zip(&counts).filter(|&(_, &count)| count > 0) {
-            for (component, sum) in centroid.iter_mut().zip(sums) {
-                let mean = (sum / f64::from(count)) as f32;
-                let there = mean + beyond * (mean - *component);
-                *component = if there.is_finite() { there } else { mean };
+        for (code, &count) in counts.iter().enumerate().filter(|&(_, &count)| count > 0) {
+            let centroid = &mut centroids[code * sub_dim..][..sub_dim];
+            let blocks = centroid.chunks_mut(COLUMNS).enumerate();
+            for (block, components) in blocks {
+                let sums = &sums[block * num_centroids + code];
+                for (component, sum) in components.iter_mut().zip(sums) {
+                    let mean = (sum / f64::from(count)) as f32;
+                    let there = mean + beyond * (mean - *component);
+                    *component = if there.is_finite() { there } else { mean };
+                }
             }
         }
+
         let num_empty = counts.iter().filter(|&&count| count == 0).count();
         if num_empty == 0 {
             return false;
@@ -340,7 +351,8 @@ impl<'a> Assignment<'a> {
             .for_each(|((codes, points), sums)| sums.follow(simd, points, codes, every, anew));
         let mut all = Sums::new(num_centroids, sub_dim);
         for part in &self.parts {
-            let sums = all.sums.iter_mut().zip(&part.sums);
+            let (all_sums, sums) = (all.sums.as_flattened_mut(), part.sums.as_flattened());
+            let sums = all_sums.iter_mut().zip(sums);
             sums.for_each(|(all, part)| *all += part);
             let counts = all.counts.iter_mut().zip(&part.counts);
             counts.for_each(|(all, part)| *all += part);
@@ -351,8 +363,8 @@ impl<'a> Assignment<'a> {
 
 /// Of each centroid the sums of some points.
 struct Sums {
-    /// `[num_centroids, sub_dim]`.
-    sums: Vec<f64>,
+    /// `[ceil(sub_dim / COLUMNS), num_centroids]`: so few columns at a time that they stay in the first cache.
+    sums: Vec<[f64; COLUMNS]>,
     /// `[num_centroids]`.
     counts: Vec<u32>,
     /// The codes that the points are counted with.
@@ -362,7 +374,7 @@ struct Sums {
 impl Sums {
     fn new(num_centroids: usize, sub_dim: usize) -> Self {
         Sums {
-            sums: vec![0.0; num_centroids * sub_dim],
+            sums: vec![[0.0; COLUMNS]; num_centroids * sub_dim.div_ceil(COLUMNS)],
             counts: vec![0; num_centroids],
             codes: Vec::new(),
         }
@@ -371,10 +383,10 @@ impl Sums {
     /// Of the points of one in `every` tasks with other codes. What is summed in which order depends on the codes alone.
     fn follow(&mut self, simd: Simd, points: &[f32], codes: &[u8], every: usize, anew: bool) {
         if anew {
-            self.sums.fill(0.0);
+            self.sums.fill([0.0; COLUMNS]);
             self.counts.fill(0);
         }
-        let sub_dim = self.sums.len() / self.counts.len();
+        let sub_dim = points.len() / codes.len();
         let tasks = codes
             .chunks(POINTS_PER_TASK)
             .zip(points.chunks(POINTS_PER_TASK * sub_dim));
@@ -403,13 +415,13 @@ fn has_settled(before: &[f32], after: &[f32], tolerance: f32) -> bool {
 }
 
 on_each_isa! {
-    /// Adds every point to its code's sums `[num_centroids, sub_dim]` and counts it; takes it away from those of the code
+    /// Adds every point to its code's sums, as [`Sums`] has them, and counts it; takes it away from those of the code
     /// `before`, where that is given and not the same.
     fn add_points(
         points: &[f32],
         codes: &[u8],
         before: Option<&[u8]>,
-        sums: &mut [f64],
+        sums: &mut [[f64; COLUMNS]],
         counts: &mut [u32],
     ) = add_points_on;
 }
@@ -420,26 +432,42 @@ fn add_points_on<I: Isa>(
     points: &[f32],
     codes: &[u8],
     before: Option<&[u8]>,
-    sums: &mut [f64],
+    sums: &mut [[f64; COLUMNS]],
     counts: &mut [u32],
 ) {
-    let sub_dim = sums.len() / counts.len();
-    for (i, (point, &code)) in points.chunks_exact(sub_dim).zip(codes).enumerate() {
-        if let Some(before) = before {
-            let before = before[i];
-            if before == code {
+    let sub_dim = points.len() / codes.len();
+    // The code that each point is taken away from, if any.
+    let from = |i: usize| before.map(|before| usize::from(before[i]));
+    for (i, &code) in codes.iter().enumerate() {
+        counts[usize::from(code)] += 1;
+        if let Some(from) = from(i) {
+            counts[from] -= 1;
+        }
+    }
+    for (block, sums) in sums.chunks_exact_mut(counts.len()).enumerate() {
+        for (i, (point, &code)) in points.chunks_exact(sub_dim).zip(codes).enumerate() {
+            let (from, to) = (from(i), usize::from(code));
+            if from == Some(to) {
                 continue;
             }
-            counts[usize::from(before)] -= 1;
-            let sums = &mut sums[usize::from(before) * sub_dim..][..sub_dim];
-            for (sum, &x) in sums.iter_mut().zip(point) {
-                *sum -= f64::from(x);
+            let point = &point[block * COLUMNS..];
+            if let Some(x) = point.first_chunk::<COLUMNS>() {
+                if let Some(from) = from {
+                    for k in 0..COLUMNS {
+                        sums[from][k] -= f64::from(x[k]);
+                    }
+                }
+                for k in 0..COLUMNS {
+                    sums[to][k] += f64::from(x[k]);
+                }
+            } else {
+                for (k, &x) in point.iter().enumerate() {
+                    if let Some(from) = from {
+                        sums[from][k] -= f64::from(x);
+                    }
+                    sums[to][k] += f64::from(x);
+                }
             }
-        }
-        counts[usize::from(code)] += 1;
-        let sums = &mut sums[usize::from(code) * sub_dim..][..sub_dim];
-        for (sum, &x) in sums.iter_mut().zip(point) {
-            *sum += f64::from(x);
         }
     }
 }
