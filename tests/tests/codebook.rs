@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         not_finite_is_refused,
     );
     suite.alone("many_keys_on_any_threads", many_keys_on_any_threads);
+    suite.alone("samples_cost_no_inertia", samples_cost_no_inertia);
     suite.alone(
         "other_seeds_give_other_centroids",
         other_seeds_give_other_centroids,
@@ -236,6 +237,61 @@ fn many_keys(seed: u64) -> TrainCase {
         },
         fill: Fill::usual(1),
     }
+}
+
+/// Of many keys the first iterations see a sample: against as many plain iterations over all keys.
+fn samples_cost_no_inertia() -> TestCaseResult {
+    let mut ratios = Vec::new();
+    for seed in 0..4 {
+        let case = many_keys(seed);
+        let training = TrainConfig {
+            iterations: 10,
+            ..case.training
+        };
+        let start = TrainConfig {
+            iterations: 0,
+            ..training
+        };
+        let data = case.data();
+        let got = case.inertia(&data, &case.train_with(&data, training).map_err(fail)?);
+        let index = case.train_with(&data, start).map_err(fail)?;
+        let mut expected = 0.0;
+        for (points, mut centroids) in case.codebooks(&data, &index) {
+            for _ in 0..training.iterations {
+                plain_iteration(&points, &mut centroids);
+            }
+            expected += plain_iteration(&points, &mut centroids);
+        }
+        ratios.push(got / expected);
+    }
+    // Each finds another local minimum.
+    let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;
+    prop_assert!(mean < 1.001, "{:?} of plain iterations' inertia", ratios);
+    prop_assert!(ratios.iter().all(|&ratio| ratio < 1.01), "{:?}", ratios);
+    Ok(())
+}
+
+/// Moves centroids to the means of their points; the inertia before that.
+fn plain_iteration(points: &Vectors, centroids: &mut Vectors) -> f64 {
+    let mut sums = vec![vec![0.0; centroids[0].len()]; centroids.len()];
+    let mut counts = vec![0.0; centroids.len()];
+    let mut inertia = 0.0;
+    for point in points {
+        let distances = centroids.iter().map(|c| distance_f64(point, c)).enumerate();
+        let nearest = distances.min_by(|a, b| a.1.total_cmp(&b.1));
+        let (nearest, distance) = nearest.expect("there are centroids");
+        inertia += distance;
+        counts[nearest] += 1.0;
+        for (sum, &x) in sums[nearest].iter_mut().zip(point) {
+            *sum += f64::from(x);
+        }
+    }
+    for ((centroid, sums), count) in centroids.iter_mut().zip(sums).zip(counts) {
+        if count > 0.0 {
+            *centroid = sums.iter().map(|sum| (sum / count) as f32).collect();
+        }
+    }
+    inertia
 }
 
 fn other_seeds_give_other_centroids() -> TestCaseResult {

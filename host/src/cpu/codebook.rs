@@ -156,7 +156,8 @@ fn start(
     }
     let mut rng = ChaCha8Rng::seed_from_u64(training.seed);
     rng.set_stream(problem as u64);
-    let every = sampled_tasks(points.len() / sub_dim, centroids.len() / sub_dim)[0];
+    let samples = sampled_tasks(points.len() / sub_dim, centroids.len() / sub_dim);
+    let every = samples[0].max(samples[1]);
     plus_plus_start(simd, points, sub_dim, every, &mut rng, centroids);
 }
 
@@ -263,9 +264,12 @@ impl<'a> Assignment<'a> {
     /// To other centroids, of the points of one in `every` tasks, a divisor of [`TASKS_PER_PART`].
     fn update(&mut self, centroids: &[f32], every: usize) {
         let (simd, sub_dim) = (self.simd, self.sub_dim);
-        self.lanes = CentroidLanes::new(centroids, sub_dim);
+        let fixed_centroids;
+        (self.lanes, fixed_centroids) = rayon::join(
+            || CentroidLanes::new(centroids, sub_dim),
+            || FixedCentroids::new(centroids, sub_dim),
+        );
         self.every = every;
-        let fixed_centroids = FixedCentroids::new(centroids, sub_dim);
         let centroids = (&fixed_centroids, &self.lanes);
         self.codes
             .par_chunks_mut(POINTS_PER_TASK)

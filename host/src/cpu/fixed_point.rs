@@ -4,12 +4,12 @@
 //! # The bound
 //!
 //! Of a point x and a centroid c of d components, X = s x and C = t c are rounded to integers, X + e = s x and
-//! C + g = t c, where s and t are powers of two, so that scaling rounds nothing. Let A = x . c - |c|^2 / 2, let
-//! f be what the contract computes for it (`gpu_kernels::codebook::affinities`), and I = X . C - H where H is s t |c|^2 / 2
-//! rounded to an integer. Then
+//! C + g = t c; s and t are floats. Let A = x . c - |c|^2 / 2, let f be what the contract computes for it
+//! (`gpu_kernels::codebook::affinities`), and I = X . C - H where H is s t |c|^2 / 2 rounded to an integer. Then
 //!
-//! - s t A - I = e . (t c) + X . g + (H - s t |c|^2 / 2). A component of e is at most 1/2, so |e| <= sqrt(d) / 2;
-//!   |X| <= s |x| + |e|; |g| is known. So |s t A - I| <= sqrt(d) / 2 t |c| + |X| |g| + 1.
+//! - s t A - I = e . (t c) + X . g + (H - s t |c|^2 / 2), and |X| <= s |x| + |e|. So |s t A - I| <= |e| t |c| +
+//!   (s |x| + |e|) |g| + 1. |g| is computed in f64; |e| from what is rounded, the products of f32, which are off by
+//!   less than 2^-24 s |x| < 2^-9.
 //! - |f - A| <= 2 (d + 1) u (|x| |c| + |c|^2 / 2) + 2^-140 with u = 2^-24: the half norm and the affinity are sums of d
 //!   fused multiply-adds each (Higham 2002, 3.1), whose results below 2^-126 are off by 2^-150 at most. As
 //!   s and t are at most 2^60, the last term is less than 1 in units of s t.
@@ -21,7 +21,7 @@
 //! # No overflow
 //!
 //! s and t are chosen so that s |x| and t |c| are at most 2^15 - 16 for all points of a task and all centroids. With d <=
-//! 257, |e| and |g| are below 9: |X| and |C|, and with them every component, are below 2^15 - 7. So |X . C| <
+//! 257, |e| and |g| are below 9 (a component's is 1/2 and a little): |X| and |C|, and with them every component, are below 2^15 - 7. So |X . C| <
 //! 2^30 and H <= 2^29 + 1, and |I| < 3 * 2^29, less than a 32-bit integer holds by 2^29; sums on the way may wrap.
 //! The margin is below 2^21.
 
@@ -46,25 +46,24 @@ pub(crate) struct FixedPoints {
     scale: Option<Scale>,
 }
 
-/// How numbers were scaled, and the largest norm of what was.
+/// How numbers were scaled, the largest norm of what was, and of what rounding took away then.
 #[derive(Debug, Clone, Copy)]
 struct Scale {
-    factor: f64,
+    factor: f32,
     norm: f64,
+    rest: f64,
 }
 
 impl Scale {
-    /// The largest power of two that scales `norm` to at most [`LARGEST_NORM`]; none for a norm beyond 2^50 or NaN.
+    /// That makes `norm` [`LARGEST_NORM`]; none for a norm beyond 2^50 or NaN.
     fn new(norm: f64) -> Option<Self> {
-        const LARGEST: f64 = (1u64 << 60) as f64;
-        if norm.is_nan() || norm > (1u64 << 50) as f64 {
-            return None;
-        }
-        let mut factor = LARGEST;
-        while factor * norm > LARGEST_NORM {
-            factor *= 0.5;
-        }
-        Some(Scale { factor, norm })
+        const LARGEST: f32 = (1u64 << 60) as f32;
+        let is_small = norm <= (1u64 << 50) as f64;
+        is_small.then(|| Scale {
+            factor: ((LARGEST_NORM / norm) as f32).min(LARGEST),
+            norm,
+            rest: 0.0,
+        })
     }
 }
 
@@ -73,12 +72,13 @@ impl FixedPoints {
     pub(crate) fn new(simd: Simd, points: &[f32], stride: usize, sub_dim: usize) -> Self {
         let num_points = points.len().div_ceil(stride);
         let pairs = sub_dim.div_ceil(2);
-        let scale = Scale::new(largest_norm(simd, points, stride, sub_dim));
+        let mut scale = Scale::new(largest_norm(simd, points, stride, sub_dim));
         let mut lanes = Vec::new();
-        if let Some(scale) = scale {
+        if let Some(scale) = &mut scale {
             lanes.resize(num_points.div_ceil(FLOATS) * pairs, IntLanes([0; FLOATS]));
-            let factor = scale.factor as f32;
-            fill(simd, points, stride, sub_dim, factor, &mut lanes);
+            let rest = fill(simd, points, stride, sub_dim, scale.factor, &mut lanes);
+            // The product of a component and the factor was rounded too; and more than the sum of squares is off by.
+            scale.rest = f64::from(rest).sqrt() * (1.0 + 1e-4) + 2f64.powi(-9);
         }
         FixedPoints {
             num_points,
@@ -117,8 +117,10 @@ fn largest_norm_on<I: Isa>(_isa: I, points: &[f32], stride: usize, sub_dim: usiz
 }
 
 on_each_isa! {
-    /// Rounds points times `factor`, at most 2^15 then, into lanes as [`FixedPoints`] has them.
-    fn fill(points: &[f32], stride: usize, sub_dim: usize, factor: f32, lanes: &mut [IntLanes]) = fill_on;
+    /// Rounds points times `factor`, at most 2^15 then, into lanes as [`FixedPoints`] has them; the largest squared norm of
+    /// what rounding took away.
+    fn fill(points: &[f32], stride: usize, sub_dim: usize, factor: f32, lanes: &mut [IntLanes]) -> f32
+        = fill_on;
 }
 
 #[inline(always)]
@@ -129,26 +131,37 @@ fn fill_on<I: Isa>(
     sub_dim: usize,
     factor: f32,
     lanes: &mut [IntLanes],
-) {
-    let mut row = [0i32; MAX_HEAD_DIM / 2 + 1];
+) -> f32 {
+    // Whole eights, with room for the component that augments a point.
+    let mut row = [0i32; MAX_HEAD_DIM + 8];
     let pairs = sub_dim.div_ceil(2);
-    let row = &mut row[..pairs];
+    let mut largest = 0.0f32;
     for (block, lanes) in lanes.chunks_exact_mut(pairs).enumerate() {
         let points = points.chunks(stride).skip(block * FLOATS).take(FLOATS);
         for (lane, point) in points.enumerate() {
-            let round = |x: f32| rounded(x * factor);
-            let (twos, rest) = point[..sub_dim].as_chunks::<2>();
-            for (pair, x) in row.iter_mut().zip(twos) {
-                *pair = (round(x[0]) & 0xffff) | (round(x[1]) << 16);
+            let mut sums = [0.0f32; 8];
+            let integers = row.as_chunks_mut::<8>().0;
+            for (integers, x) in integers.iter_mut().zip(point[..sub_dim].chunks(8)) {
+                let mut eight = [0.0; 8];
+                match x.first_chunk::<8>() {
+                    Some(x) => eight = *x,
+                    None => eight[..x.len()].copy_from_slice(x),
+                }
+                for i in 0..8 {
+                    let x = eight[i] * factor;
+                    integers[i] = rounded(x);
+                    let rest = x - f32::from(integers[i] as i16);
+                    sums[i] += rest * rest;
+                }
             }
-            if let &[x] = rest {
-                row[pairs - 1] = round(x) & 0xffff;
-            }
-            for (lanes, &pair) in lanes.iter_mut().zip(row.iter()) {
-                lanes.0[lane] = pair;
+            largest = largest.max(sums.iter().sum());
+            let twos = row.as_chunks::<2>().0;
+            for (lanes, two) in lanes.iter_mut().zip(twos) {
+                lanes.0[lane] = (two[0] & 0xffff) | (two[1] << 16);
             }
         }
     }
+    largest
 }
 
 /// The nearest integer to `x`, at most 2^15, in the lowest 16 bits: at 3 * 2^22 floats are integers, whose lowest bits are
@@ -166,8 +179,6 @@ pub(crate) struct FixedCentroids {
     pairs: Vec<[i32; CENTROIDS_PER_TILE]>,
     /// `[num_centroids]`.
     half_squared_norms: Vec<f64>,
-    /// The largest norm of what rounding took away, times the scale.
-    rest: f64,
     scale: Option<Scale>,
 }
 
@@ -185,23 +196,23 @@ impl FixedCentroids {
             sub_dim,
             pairs: vec![[0; CENTROIDS_PER_TILE]; tiles * num_pairs],
             half_squared_norms,
-            rest: 0.0,
             scale: Scale::new((2.0 * largest).sqrt() * (1.0 + 1e-9)),
         };
-        let Some(Scale { factor, .. }) = fixed.scale else {
+        let Some(Scale { factor, rest, .. }) = &mut fixed.scale else {
             return fixed;
         };
         for (index, centroid) in centroids.chunks_exact(sub_dim).enumerate() {
             let (tile, lane) = (index / CENTROIDS_PER_TILE, index % CENTROIDS_PER_TILE);
             let pairs = &mut fixed.pairs[tile * num_pairs..][..num_pairs];
-            let mut rest = 0.0;
+            let mut squares = 0.0;
             for (i, &c) in centroid.iter().enumerate() {
-                let integer = rounded(c * factor as f32);
+                let integer = rounded(c * *factor);
                 pairs[i / 2][lane] |= (integer & 0xffff) << (16 * (i % 2));
-                let c = f64::from(c) * factor - f64::from(integer as i16);
-                rest += c * c;
+                // Exactly.
+                let c = f64::from(c) * f64::from(*factor) - f64::from(integer as i16);
+                squares += c * c;
             }
-            fixed.rest = fixed.rest.max(rest.sqrt());
+            *rest = rest.max(squares.sqrt());
         }
         fixed
     }
@@ -226,12 +237,11 @@ struct Filter {
 impl Filter {
     fn new(points: Scale, centroids: &FixedCentroids) -> Option<Self> {
         let scale = centroids.scale?;
-        let factor = points.factor * scale.factor;
+        let (s, t) = (f64::from(points.factor), f64::from(scale.factor));
+        let factor = s * t;
         let d = centroids.sub_dim as f64;
-        let rounded = d.sqrt() / 2.0;
-        let of_integers = rounded * scale.factor * scale.norm
-            + (points.factor * points.norm + rounded) * centroids.rest
-            + 1.0;
+        let of_integers =
+            points.rest * t * scale.norm + (s * points.norm + points.rest) * scale.rest + 1.0;
         let of_contract = 2.0
             * (d + 1.0)
             * 2f64.powi(-24)
@@ -347,6 +357,112 @@ fn scan_on<I: Isa>(
         while rest != 0 {
             in_doubt.push((first as u32) + rest.trailing_zeros());
             rest &= rest - 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    /// Nearly normal numbers.
+    fn normal(rng: &mut impl Rng, len: usize) -> Vec<f32> {
+        let number = |_| (0..6).map(|_| rng.random::<f32>() - 0.5).sum::<f32>();
+        (0..len).map(number).collect()
+    }
+
+    /// The codes by every instruction set are those of the exact search; the share of points in doubt.
+    fn check(points: &[f32], centroids: &[f32], stride: usize, sub_dim: usize) -> Option<f64> {
+        let n = points.len().div_ceil(stride);
+        let lanes = CentroidLanes::new(centroids, sub_dim);
+        let fixed_centroids = FixedCentroids::new(centroids, sub_dim);
+        let mut share = None;
+        for simd in Simd::available() {
+            let mut expected = vec![0; n];
+            nearest_centroids(simd, &lanes, points, stride, &mut expected, 1, &mut []);
+            let mut fixed = FixedPoints::new(simd, points, stride, sub_dim);
+            let filter = fixed.scale.and_then(|s| Filter::new(s, &fixed_centroids));
+            share = filter.map(|filter| {
+                let (mut codes, mut in_doubt) = (vec![0; n], Vec::new());
+                scan(
+                    simd,
+                    &fixed,
+                    &fixed_centroids,
+                    &filter,
+                    &mut codes,
+                    1,
+                    &mut in_doubt,
+                );
+                in_doubt.len() as f64 / n as f64
+            });
+            let mut codes = vec![0; 3 * n];
+            let both = (&fixed_centroids, &lanes);
+            nearest_of_many(simd, &mut fixed, both, points, stride, &mut codes, 3);
+            let codes: Vec<u8> = codes.into_iter().step_by(3).collect();
+            assert_eq!(codes, expected, "{} sub_dim {sub_dim}", simd.name());
+        }
+        share
+    }
+
+    #[test]
+    fn codes_are_those_of_the_exact_search() {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        for sub_dim in [1, 2, 7, 8, 9, 33, 64, 257] {
+            for (num_centroids, n) in [(2, 1), (4, 17), (64, 300), (256, 95)] {
+                let stride = sub_dim + sub_dim % 3;
+                let len = (n - 1) * stride + sub_dim;
+                let points = normal(&mut rng, len);
+                let centroids = normal(&mut rng, num_centroids * sub_dim);
+                check(&points, &centroids, stride, sub_dim);
+                // Whole numbers: many are equally near.
+                let whole = |x: &[f32]| x.iter().map(|x| (2.0 * x).round()).collect::<Vec<_>>();
+                check(&whole(&points), &whole(&centroids), stride, sub_dim);
+                // From numbers that underflow to numbers whose sums overflow.
+                for exponent in [-140, -70, -40, 40, 63, 100, 126] {
+                    let scaled = |x: &[f32], exponent: i32| {
+                        let x = x.iter().map(|&x| f64::from(x) * 2f64.powi(exponent));
+                        x.map(|x| (x as f32).clamp(f32::MIN, f32::MAX))
+                            .collect::<Vec<_>>()
+                    };
+                    let (large, small) = (scaled(&points, exponent), scaled(&centroids, -3));
+                    check(&large, &scaled(&centroids, exponent), stride, sub_dim);
+                    check(&large, &small, stride, sub_dim);
+                }
+                // One that is far longer than the others, and points on centroids.
+                let mut mixed = points.clone();
+                mixed[len / 2] = 1e6;
+                check(&mixed, &centroids, stride, sub_dim);
+                let same: Vec<f32> = centroids
+                    .iter()
+                    .copied()
+                    .cycle()
+                    .take(n * sub_dim)
+                    .collect();
+                check(&same, &centroids, sub_dim, sub_dim);
+                check(
+                    &vec![0.0; len],
+                    &vec![0.0; centroids.len()],
+                    stride,
+                    sub_dim,
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn few_points_are_in_doubt() {
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        for (sub_dim, num_centroids) in [(16, 256), (64, 64), (64, 256)] {
+            let points = normal(&mut rng, 1024 * sub_dim);
+            let centroids: Vec<f32> = points[..num_centroids * sub_dim]
+                .iter()
+                .map(|x| x / 2.0)
+                .collect();
+            let share = check(&points, &centroids, sub_dim, sub_dim);
+            let share = share.expect("usual numbers have a bound");
+            assert!(share < 0.05, "{share} of {sub_dim} components are in doubt");
         }
     }
 }
