@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use keysieve::{Error, KeyIndex, Keys, Metric, PqConfig, TrainConfig};
 use keysieve_tests::device::{Suite, check_same, fail};
+use keysieve_tests::kmeans;
 use keysieve_tests::oracle::{self, Shape, augmented, distance_f64, inner_product_f64};
 use keysieve_tests::shapes::{one_row, oracle_augmentation, pq_config};
 use keysieve_tests::strategies::{FINITE, Fill, Palette, Random, fills};
@@ -258,9 +259,9 @@ fn samples_cost_no_inertia() -> TestCaseResult {
         let mut expected = 0.0;
         for (points, mut centroids) in case.codebooks(&data, &index) {
             for _ in 0..training.iterations {
-                plain_iteration(&points, &mut centroids);
+                kmeans::iteration(&points, &mut centroids);
             }
-            expected += plain_iteration(&points, &mut centroids);
+            expected += kmeans::iteration(&points, &mut centroids);
         }
         ratios.push(got / expected);
     }
@@ -269,29 +270,6 @@ fn samples_cost_no_inertia() -> TestCaseResult {
     prop_assert!(mean < 1.001, "{:?} of plain iterations' inertia", ratios);
     prop_assert!(ratios.iter().all(|&ratio| ratio < 1.01), "{:?}", ratios);
     Ok(())
-}
-
-/// Moves centroids to the means of their points; the inertia before that.
-fn plain_iteration(points: &Vectors, centroids: &mut Vectors) -> f64 {
-    let mut sums = vec![vec![0.0; centroids[0].len()]; centroids.len()];
-    let mut counts = vec![0.0; centroids.len()];
-    let mut inertia = 0.0;
-    for point in points {
-        let distances = centroids.iter().map(|c| distance_f64(point, c)).enumerate();
-        let nearest = distances.min_by(|a, b| a.1.total_cmp(&b.1));
-        let (nearest, distance) = nearest.expect("there are centroids");
-        inertia += distance;
-        counts[nearest] += 1.0;
-        for (sum, &x) in sums[nearest].iter_mut().zip(point) {
-            *sum += f64::from(x);
-        }
-    }
-    for ((centroid, sums), count) in centroids.iter_mut().zip(sums).zip(counts) {
-        if count > 0.0 {
-            *centroid = sums.iter().map(|sum| (sum / count) as f32).collect();
-        }
-    }
-    inertia
 }
 
 fn other_seeds_give_other_centroids() -> TestCaseResult {

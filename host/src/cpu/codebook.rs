@@ -2,14 +2,14 @@
 
 use std::borrow::Cow;
 
-use gpu_kernels::codebook::{half_norm, phi, squared_norm};
+use gpu_kernels::codebook::{phi, squared_norm};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::centroid_lanes::{CentroidLanes, nearest_centroids};
+use super::assignment::Assignment;
+use super::centroid_lanes::CentroidLanes;
 use super::codes::augment;
-use super::fixed_point::{FixedCentroids, FixedPoints, nearest_of_many};
 use super::plus_plus::plus_plus_start;
 use super::simd::{Isa, Simd, on_each_isa};
 use crate::codebook_start::sampled;
@@ -17,12 +17,6 @@ use crate::config::{PqConfig, Start, TrainConfig};
 use crate::index::Augmentation;
 use crate::tensor::Keys;
 
-/// Points of one parallel task. Fixed, so that results do not depend on the number of threads.
-const POINTS_PER_TASK: usize = 256;
-/// Tasks whose points have sums of their own.
-const TASKS_PER_PART: usize = 8;
-/// Components of the points that are summed at a time.
-const COLUMNS: usize = 32;
 /// Points from which on the start and the first iterations see a sample of them.
 const LARGE: usize = 8192;
 /// That sample, and a smaller one: the points of one in so many tasks,
@@ -226,187 +220,6 @@ fn lloyd(
     assignment.codes
 }
 
-/// Which centroid each point belongs to.
-struct Assignment<'a> {
-    simd: Simd,
-    /// `[n, sub_dim]`.
-    points: &'a [f32],
-    sub_dim: usize,
-    fixed: Vec<FixedPoints>,
-    codes: Vec<u8>,
-    /// Those that the codes are of, but of the points that were left out.
-    lanes: CentroidLanes,
-    /// One in so many tasks was not left out.
-    every: usize,
-    parts: Vec<Sums>,
-}
-
-impl<'a> Assignment<'a> {
-    fn new(simd: Simd, points: &'a [f32], sub_dim: usize, num_centroids: usize) -> Self {
-        let fixed = points
-            .par_chunks(POINTS_PER_TASK * sub_dim)
-            .map(|points| FixedPoints::new(simd, points, sub_dim, sub_dim));
-        let num_points = points.len() / sub_dim;
-        Assignment {
-            simd,
-            points,
-            sub_dim,
-            fixed: fixed.collect(),
-            codes: vec![0; num_points],
-            lanes: CentroidLanes::new(&[], sub_dim),
-            every: 1,
-            parts: (0..num_points.div_ceil(POINTS_PER_TASK * TASKS_PER_PART))
-                .map(|_| Sums::new(num_centroids, sub_dim))
-                .collect(),
-        }
-    }
-
-    /// To other centroids, of the points of one in `every` tasks, a divisor of [`TASKS_PER_PART`].
-    fn update(&mut self, centroids: &[f32], every: usize) {
-        let (simd, sub_dim) = (self.simd, self.sub_dim);
-        let fixed_centroids;
-        (self.lanes, fixed_centroids) = rayon::join(
-            || CentroidLanes::new(centroids, sub_dim),
-            || FixedCentroids::new(centroids, sub_dim),
-        );
-        self.every = every;
-        let centroids = (&fixed_centroids, &self.lanes);
-        self.codes
-            .par_chunks_mut(POINTS_PER_TASK)
-            .zip(self.points.par_chunks(POINTS_PER_TASK * sub_dim))
-            .zip(&mut self.fixed)
-            .step_by(every)
-            .for_each(|((codes, points), fixed)| {
-                nearest_of_many(simd, fixed, centroids, points, sub_dim, codes, 1);
-            });
-    }
-
-    /// Each point's squared distance to its centroid, 0 of those that were left out.
-    fn squared_distances(&self) -> Vec<f32> {
-        let (simd, sub_dim) = (self.simd, self.sub_dim);
-        let mut distances = vec![0.0; self.codes.len()];
-        distances
-            .par_chunks_mut(POINTS_PER_TASK)
-            .zip(self.points.par_chunks(POINTS_PER_TASK * sub_dim))
-            .step_by(self.every)
-            .for_each(|(affinities, points)| {
-                let codes = &mut [0; POINTS_PER_TASK];
-                nearest_centroids(simd, &self.lanes, points, sub_dim, codes, 1, affinities);
-                for (affinity, point) in affinities.iter_mut().zip(points.chunks_exact(sub_dim)) {
-                    *affinity = (2.0 * (half_norm(point) - *affinity)).max(0.0);
-                }
-            });
-        distances
-    }
-
-    /// Moves every centroid to the mean of its points, and beyond that by `beyond` times its way; and every centroid
-    /// without points to the point farthest from its own centroid (each to another one), unless no point is away from
-    /// its centroid; whether one was. Sums are taken `anew`, or only of what is another centroid's since the last time.
-    fn move_to_means(&mut self, centroids: &mut [f32], beyond: f32, anew: bool) -> bool {
-        let sub_dim = self.sub_dim;
-        let num_centroids = centroids.len() / sub_dim;
-        let Sums { sums, counts, .. } = self.sums(num_centroids, anew);
-        for (code, &count) in counts.iter().enumerate().filter(|&(_, &count)| count > 0) {
-            let centroid = &mut centroids[code * sub_dim..][..sub_dim];
-            let blocks = centroid.chunks_mut(COLUMNS).enumerate();
-            for (block, components) in blocks {
-                let sums = &sums[block * num_centroids + code];
-                for (component, sum) in components.iter_mut().zip(sums) {
-                    let mean = (sum / f64::from(count)) as f32;
-                    let there = mean + beyond * (mean - *component);
-                    *component = if there.is_finite() { there } else { mean };
-                }
-            }
-        }
-
-        let num_empty = counts.iter().filter(|&&count| count == 0).count();
-        if num_empty == 0 {
-            return false;
-        }
-        let distances = self.squared_distances();
-        let mut farthest: Vec<usize> = (0..distances.len()).collect();
-        let by_distance =
-            |a: &usize, b: &usize| distances[*b].total_cmp(&distances[*a]).then(a.cmp(b));
-        if num_empty < farthest.len() {
-            farthest.select_nth_unstable_by(num_empty, by_distance);
-            farthest.truncate(num_empty);
-        }
-        farthest.sort_unstable_by(by_distance);
-        let empty = (0..num_centroids).filter(|&code| counts[code] == 0);
-        let mut has_new = false;
-        for (code, n) in empty.zip(farthest) {
-            if distances[n] > 0.0 {
-                has_new = true;
-                centroids[code * sub_dim..(code + 1) * sub_dim]
-                    .copy_from_slice(&self.points[n * sub_dim..][..sub_dim]);
-            }
-        }
-        has_new
-    }
-
-    /// The sums of all parts' points, in the order of the parts.
-    fn sums(&mut self, num_centroids: usize, anew: bool) -> Sums {
-        let (simd, sub_dim, every) = (self.simd, self.sub_dim, self.every);
-        let points_per_part = POINTS_PER_TASK * TASKS_PER_PART;
-        self.codes
-            .par_chunks(points_per_part)
-            .zip(self.points.par_chunks(points_per_part * sub_dim))
-            .zip(&mut self.parts)
-            .for_each(|((codes, points), sums)| sums.follow(simd, points, codes, every, anew));
-        let mut all = Sums::new(num_centroids, sub_dim);
-        for part in &self.parts {
-            let (all_sums, sums) = (all.sums.as_flattened_mut(), part.sums.as_flattened());
-            let sums = all_sums.iter_mut().zip(sums);
-            sums.for_each(|(all, part)| *all += part);
-            let counts = all.counts.iter_mut().zip(&part.counts);
-            counts.for_each(|(all, part)| *all += part);
-        }
-        all
-    }
-}
-
-/// Of each centroid the sums of some points.
-struct Sums {
-    /// `[ceil(sub_dim / COLUMNS), num_centroids]`: so few columns at a time that they stay in the first cache.
-    sums: Vec<[f64; COLUMNS]>,
-    /// `[num_centroids]`.
-    counts: Vec<u32>,
-    /// The codes that the points are counted with.
-    codes: Vec<u8>,
-}
-
-impl Sums {
-    fn new(num_centroids: usize, sub_dim: usize) -> Self {
-        Sums {
-            sums: vec![[0.0; COLUMNS]; num_centroids * sub_dim.div_ceil(COLUMNS)],
-            counts: vec![0; num_centroids],
-            codes: Vec::new(),
-        }
-    }
-
-    /// Of the points of one in `every` tasks with other codes. What is summed in which order depends on the codes alone.
-    fn follow(&mut self, simd: Simd, points: &[f32], codes: &[u8], every: usize, anew: bool) {
-        if anew {
-            self.sums.fill([0.0; COLUMNS]);
-            self.counts.fill(0);
-        }
-        let sub_dim = points.len() / codes.len();
-        let tasks = codes
-            .chunks(POINTS_PER_TASK)
-            .zip(points.chunks(POINTS_PER_TASK * sub_dim));
-        for (task, (codes, points)) in tasks.enumerate().step_by(every) {
-            let before = match anew {
-                true => None,
-                false => Some(&self.codes[task * POINTS_PER_TASK..][..codes.len()]),
-            };
-            let counts = &mut self.counts;
-            add_points(simd, points, codes, before, &mut self.sums, counts);
-        }
-        self.codes.clear();
-        self.codes.extend_from_slice(codes);
-    }
-}
-
 /// Whether centroids have moved no more than the tolerance allows.
 fn has_settled(before: &[f32], after: &[f32], tolerance: f32) -> bool {
     let (mut shift, mut norm) = (0.0, 0.0);
@@ -418,60 +231,33 @@ fn has_settled(before: &[f32], after: &[f32], tolerance: f32) -> bool {
     shift <= f64::from(tolerance) * norm
 }
 
-on_each_isa! {
-    /// Adds every point to its code's sums, as [`Sums`] has them, and counts it; takes it away from those of the code
-    /// `before`, where that is given and not the same.
-    fn add_points(
-        points: &[f32],
-        codes: &[u8],
-        before: Option<&[u8]>,
-        sums: &mut [[f64; COLUMNS]],
-        counts: &mut [u32],
-    ) = add_points_on;
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-#[inline(always)]
-fn add_points_on<I: Isa>(
-    _isa: I,
-    points: &[f32],
-    codes: &[u8],
-    before: Option<&[u8]>,
-    sums: &mut [[f64; COLUMNS]],
-    counts: &mut [u32],
-) {
-    let sub_dim = points.len() / codes.len();
-    // The code that each point is taken away from, if any.
-    let from = |i: usize| before.map(|before| usize::from(before[i]));
-    for (i, &code) in codes.iter().enumerate() {
-        counts[usize::from(code)] += 1;
-        if let Some(from) = from(i) {
-            counts[from] -= 1;
-        }
-    }
-    for (block, sums) in sums.chunks_exact_mut(counts.len()).enumerate() {
-        for (i, (point, &code)) in points.chunks_exact(sub_dim).zip(codes).enumerate() {
-            let (from, to) = (from(i), usize::from(code));
-            if from == Some(to) {
-                continue;
-            }
-            let point = &point[block * COLUMNS..];
-            if let Some(x) = point.first_chunk::<COLUMNS>() {
-                if let Some(from) = from {
-                    for k in 0..COLUMNS {
-                        sums[from][k] -= f64::from(x[k]);
-                    }
-                }
-                for k in 0..COLUMNS {
-                    sums[to][k] += f64::from(x[k]);
-                }
-            } else {
-                for (k, &x) in point.iter().enumerate() {
-                    if let Some(from) = from {
-                        sums[from][k] -= f64::from(x);
-                    }
-                    sums[to][k] += f64::from(x);
-                }
-            }
+    /// Enough keys for samples, by every instruction set; by any number of threads is the integration tests' matter.
+    #[test]
+    fn every_instruction_set_finds_the_same_centroids() {
+        let (tokens, sub_dim) = (8500, 5);
+        let config = PqConfig {
+            num_subvectors: 1,
+            bits: 4,
+            init_offset: 0,
+            ..PqConfig::default()
+        };
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let data: Vec<f32> = (0..tokens * sub_dim)
+            .map(|_| rand::RngExt::random::<f32>(&mut rng) - 0.5)
+            .collect();
+        let keys = Keys::new(&data, [1, 1, tokens, sub_dim]).unwrap();
+        let trained = Simd::available().into_iter().map(|simd| {
+            let training = TrainConfig::default();
+            train(simd, &config, &training, keys, None, &|_, _| ())
+        });
+        let trained: Vec<Trained> = trained.collect();
+        for other in &trained[1..] {
+            assert_eq!(other.centroids, trained[0].centroids);
+            assert_eq!(other.codes, trained[0].codes);
         }
     }
 }

@@ -21,9 +21,11 @@
 //! # No overflow
 //!
 //! s and t are chosen so that s |x| and t |c| are at most 2^15 - 16 for all points of a task and all centroids. With d <=
-//! 257, |e| and |g| are below 9 (a component's is 1/2 and a little): |X| and |C|, and with them every component, are below 2^15 - 7. So |X . C| <
-//! 2^30 and H <= 2^29 + 1, and |I| < 3 * 2^29, less than a 32-bit integer holds by 2^29; sums on the way may wrap.
-//! The margin is below 2^21.
+//! 257, |e| and |g| are below 9 (a component's is 1/2 and a little): |X| and |C|, and with them every component, are
+//! below 2^15 - 7. So |X . C| < 2^30. A centroid may be longer than all of the points: then H is taken as 3 * 2^28, less than
+//! it is, so that I is too large. Such a centroid cannot seem farther than it is, and a point that it seems the nearest to is in
+//! doubt. So |I| < 7 * 2^28, and with a margin of at most 2^27 no sum overflows that is compared; those on the way
+//! may wrap.
 
 use super::centroid_lanes::{CentroidLanes, nearest_centroids, nearest_centroids_of_some};
 use super::simd::{FLOATS, IntLanes, Isa, Simd, on_each_isa};
@@ -33,8 +35,11 @@ use crate::config::MAX_HEAD_DIM;
 const CENTROIDS_PER_TILE: usize = 4;
 /// Norms in fixed point.
 const LARGEST_NORM: f64 = ((1 << 15) - 16) as f64;
-/// What takes an [`i32`] sum's place where the last tile is padded: less than any centroid's.
-const PADDING: i32 = -3 << 29;
+/// A sum before the first component at least.
+const LEAST_START: i32 = -3 << 28;
+/// What takes a sum's place where the last tile is padded: less than any centroid's.
+const PADDING: i32 = -15 << 27;
+const LARGEST_MARGIN: f64 = (1 << 27) as f64;
 
 /// Points in fixed point: of each block of [`FLOATS`] points, `[ceil(sub_dim / 2)]` lanes of two components.
 #[derive(Debug)]
@@ -86,6 +91,11 @@ impl FixedPoints {
             lanes,
             scale,
         }
+    }
+
+    /// The largest norm, infinite where it is too large for the bound.
+    pub(super) fn norm(&self) -> f64 {
+        self.scale.map_or(f64::INFINITY, |scale| scale.norm)
     }
 }
 
@@ -230,8 +240,10 @@ fn larger_or_nan(a: f64, b: f64) -> f64 {
 struct Filter {
     /// Each centroid's sum before the first component, padded.
     starts: Vec<[i32; CENTROIDS_PER_TILE]>,
-    /// A best sum that exceeds all others by more belongs to the nearest centroid.
+    /// A best sum that exceeds all others by more belongs to the nearest centroid,
     margin: i32,
+    /// but for these centroids, whose sums are larger than they should be; empty where there are none.
+    too_large: Vec<bool>,
 }
 
 impl Filter {
@@ -251,20 +263,27 @@ impl Filter {
         let of_index = 255.0;
         // Far more than these numbers are off by.
         let margin = 2.0 * (of_integers + of_contract + of_index) * (1.0 + 1e-6) + 1.0;
-        let starts =
-            centroids
-                .half_squared_norms
-                .chunks(CENTROIDS_PER_TILE)
-                .map(|half_squared_norms| {
-                    let mut starts = [PADDING; CENTROIDS_PER_TILE];
-                    for (start, half) in starts.iter_mut().zip(half_squared_norms) {
-                        *start = -(half * factor).round() as i32;
-                    }
-                    starts
-                });
+        if margin > LARGEST_MARGIN {
+            return None;
+        }
+        let start = |half: &f64| -(half * factor).round();
+        let halves = &centroids.half_squared_norms;
+        let starts = halves.chunks(CENTROIDS_PER_TILE).map(|halves| {
+            let mut starts = [PADDING; CENTROIDS_PER_TILE];
+            for (to, half) in starts.iter_mut().zip(halves) {
+                *to = (start(half) as i32).max(LEAST_START);
+            }
+            starts
+        });
+        let is_too_large = |half: &f64| start(half) < f64::from(LEAST_START);
+        let too_large = match halves.iter().any(is_too_large) {
+            true => halves.iter().map(is_too_large).collect(),
+            false => Vec::new(),
+        };
         Some(Filter {
             starts: starts.collect(),
             margin: margin as i32 + 1,
+            too_large,
         })
     }
 }
@@ -345,13 +364,17 @@ fn scan_on<I: Isa>(
             }
         }
         let others = isa.add_ints(second, isa.splat_int(filter.margin));
-        let certain = isa.exceeds(best, others);
+        let mut certain = isa.exceeds(best, others);
         let mut found = IntLanes([0; FLOATS]);
         isa.store_ints(best, &mut found);
         let first = block * FLOATS;
         let in_block = FLOATS.min(points.num_points - first);
         for (lane, sum) in found.0[..in_block].iter().enumerate() {
-            codes[(first + lane) * code_stride] = *sum as u8;
+            let code = *sum as u8;
+            codes[(first + lane) * code_stride] = code;
+            if filter.too_large.get(usize::from(code)) == Some(&true) {
+                certain &= !(1 << lane);
+            }
         }
         let mut rest = u32::from(!certain) & ((1 << in_block) - 1);
         while rest != 0 {
@@ -362,107 +385,4 @@ fn scan_on<I: Isa>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rand::{Rng, RngExt, SeedableRng};
-    use rand_chacha::ChaCha8Rng;
-
-    /// Nearly normal numbers.
-    fn normal(rng: &mut impl Rng, len: usize) -> Vec<f32> {
-        let number = |_| (0..6).map(|_| rng.random::<f32>() - 0.5).sum::<f32>();
-        (0..len).map(number).collect()
-    }
-
-    /// The codes by every instruction set are those of the exact search; the share of points in doubt.
-    fn check(points: &[f32], centroids: &[f32], stride: usize, sub_dim: usize) -> Option<f64> {
-        let n = points.len().div_ceil(stride);
-        let lanes = CentroidLanes::new(centroids, sub_dim);
-        let fixed_centroids = FixedCentroids::new(centroids, sub_dim);
-        let mut share = None;
-        for simd in Simd::available() {
-            let mut expected = vec![0; n];
-            nearest_centroids(simd, &lanes, points, stride, &mut expected, 1, &mut []);
-            let mut fixed = FixedPoints::new(simd, points, stride, sub_dim);
-            let filter = fixed.scale.and_then(|s| Filter::new(s, &fixed_centroids));
-            share = filter.map(|filter| {
-                let (mut codes, mut in_doubt) = (vec![0; n], Vec::new());
-                scan(
-                    simd,
-                    &fixed,
-                    &fixed_centroids,
-                    &filter,
-                    &mut codes,
-                    1,
-                    &mut in_doubt,
-                );
-                in_doubt.len() as f64 / n as f64
-            });
-            let mut codes = vec![0; 3 * n];
-            let both = (&fixed_centroids, &lanes);
-            nearest_of_many(simd, &mut fixed, both, points, stride, &mut codes, 3);
-            let codes: Vec<u8> = codes.into_iter().step_by(3).collect();
-            assert_eq!(codes, expected, "{} sub_dim {sub_dim}", simd.name());
-        }
-        share
-    }
-
-    #[test]
-    fn codes_are_those_of_the_exact_search() {
-        let mut rng = ChaCha8Rng::seed_from_u64(3);
-        for sub_dim in [1, 2, 7, 8, 9, 33, 64, 257] {
-            for (num_centroids, n) in [(2, 1), (4, 17), (64, 300), (256, 95)] {
-                let stride = sub_dim + sub_dim % 3;
-                let len = (n - 1) * stride + sub_dim;
-                let points = normal(&mut rng, len);
-                let centroids = normal(&mut rng, num_centroids * sub_dim);
-                check(&points, &centroids, stride, sub_dim);
-                // Whole numbers: many are equally near.
-                let whole = |x: &[f32]| x.iter().map(|x| (2.0 * x).round()).collect::<Vec<_>>();
-                check(&whole(&points), &whole(&centroids), stride, sub_dim);
-                // From numbers that underflow to numbers whose sums overflow.
-                for exponent in [-140, -70, -40, 40, 63, 100, 126] {
-                    let scaled = |x: &[f32], exponent: i32| {
-                        let x = x.iter().map(|&x| f64::from(x) * 2f64.powi(exponent));
-                        x.map(|x| (x as f32).clamp(f32::MIN, f32::MAX))
-                            .collect::<Vec<_>>()
-                    };
-                    let (large, small) = (scaled(&points, exponent), scaled(&centroids, -3));
-                    check(&large, &scaled(&centroids, exponent), stride, sub_dim);
-                    check(&large, &small, stride, sub_dim);
-                }
-                // One that is far longer than the others, and points on centroids.
-                let mut mixed = points.clone();
-                mixed[len / 2] = 1e6;
-                check(&mixed, &centroids, stride, sub_dim);
-                let same: Vec<f32> = centroids
-                    .iter()
-                    .copied()
-                    .cycle()
-                    .take(n * sub_dim)
-                    .collect();
-                check(&same, &centroids, sub_dim, sub_dim);
-                check(
-                    &vec![0.0; len],
-                    &vec![0.0; centroids.len()],
-                    stride,
-                    sub_dim,
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn few_points_are_in_doubt() {
-        let mut rng = ChaCha8Rng::seed_from_u64(5);
-        for (sub_dim, num_centroids) in [(16, 256), (64, 64), (64, 256)] {
-            let points = normal(&mut rng, 1024 * sub_dim);
-            let centroids: Vec<f32> = points[..num_centroids * sub_dim]
-                .iter()
-                .map(|x| x / 2.0)
-                .collect();
-            let share = check(&points, &centroids, sub_dim, sub_dim);
-            let share = share.expect("usual numbers have a bound");
-            assert!(share < 0.05, "{share} of {sub_dim} components are in doubt");
-        }
-    }
-}
+mod tests;
