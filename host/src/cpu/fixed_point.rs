@@ -370,10 +370,13 @@ fn scan_on<I: Isa>(
         let first = block * FLOATS;
         let in_block = FLOATS.min(points.num_points - first);
         for (lane, sum) in found.0[..in_block].iter().enumerate() {
-            let code = *sum as u8;
-            codes[(first + lane) * code_stride] = code;
-            if filter.too_large.get(usize::from(code)) == Some(&true) {
-                certain &= !(1 << lane);
+            codes[(first + lane) * code_stride] = *sum as u8;
+        }
+        if !filter.too_large.is_empty() {
+            for (lane, sum) in found.0.iter().enumerate() {
+                if filter.too_large[usize::from(*sum as u8)] {
+                    certain &= !(1 << lane);
+                }
             }
         }
         let mut rest = u32::from(!certain) & ((1 << in_block) - 1);
