@@ -243,23 +243,28 @@ fn add_points_on<I: Isa>(
             if from == Some(to) {
                 continue;
             }
-            let point = &point[block * COLUMNS..];
-            if let Some(x) = point.first_chunk::<COLUMNS>() {
-                if let Some(from) = from {
-                    for k in 0..COLUMNS {
-                        sums[from][k] -= f64::from(x[k]);
-                    }
-                }
-                for k in 0..COLUMNS {
-                    sums[to][k] += f64::from(x[k]);
-                }
-            } else {
-                for (k, &x) in point.iter().enumerate() {
-                    if let Some(from) = from {
-                        sums[from][k] -= f64::from(x);
-                    }
-                    sums[to][k] += f64::from(x);
-                }
+            let x = &point[block * COLUMNS..];
+            if let Some(from) = from {
+                combine(&mut sums[from], x, |sum, x| sum - x);
+            }
+            combine(&mut sums[to], x, |sum, x| sum + x);
+        }
+    }
+}
+
+/// Each sum with a component of `x`, of which the last block has fewer than columns.
+#[inline(always)]
+fn combine(sums: &mut [f64; COLUMNS], x: &[f32], with: impl Fn(f64, f64) -> f64) {
+    match x.first_chunk::<COLUMNS>() {
+        // A number of them that the compiler knows.
+        Some(x) => {
+            for k in 0..COLUMNS {
+                sums[k] = with(sums[k], f64::from(x[k]));
+            }
+        }
+        None => {
+            for (sum, &x) in sums.iter_mut().zip(x) {
+                *sum = with(*sum, f64::from(x));
             }
         }
     }

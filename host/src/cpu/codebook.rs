@@ -66,7 +66,7 @@ pub(crate) fn train(
             let (group, subvector) = (problem / m, problem % m);
             let group_keys = &keys.group(group)[config.init_offset * keys.head_dim..];
             let mut points = Cow::Borrowed(group_keys);
-            if point_dim != keys.head_dim {
+            if m > 1 || config.is_augmented() {
                 let mut parts = Vec::with_capacity(group_keys.len() / keys.head_dim * point_dim);
                 for key in group_keys.chunks_exact(keys.head_dim) {
                     parts.extend_from_slice(&key[subvector * sub_dim..(subvector + 1) * sub_dim]);

@@ -288,6 +288,15 @@ impl Filter {
     }
 }
 
+impl Filter {
+    /// Bit `i` says whether lane `i` found one of [`Filter::too_large`].
+    #[cold]
+    fn seem_nearest_to_too_large(&self, found: &IntLanes) -> u16 {
+        let are_too_large = found.0.map(|sum| self.too_large[usize::from(sum as u8)]);
+        (0..FLOATS).fold(0, |mask, i| mask | (u16::from(are_too_large[i]) << i))
+    }
+}
+
 /// [`nearest_centroids`] of many points, the same codes: `fixed` are these points, and both of `centroids` the same.
 pub(crate) fn nearest_of_many(
     simd: Simd,
@@ -373,11 +382,7 @@ fn scan_on<I: Isa>(
             codes[(first + lane) * code_stride] = *sum as u8;
         }
         if !filter.too_large.is_empty() {
-            for (lane, sum) in found.0.iter().enumerate() {
-                if filter.too_large[usize::from(*sum as u8)] {
-                    certain &= !(1 << lane);
-                }
-            }
+            certain &= !filter.seem_nearest_to_too_large(&found);
         }
         let mut rest = u32::from(!certain) & ((1 << in_block) - 1);
         while rest != 0 {
