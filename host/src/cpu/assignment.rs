@@ -75,6 +75,8 @@ impl<'a> Assignment<'a> {
             .zip(self.points.par_chunks(POINTS_PER_TASK * sub_dim))
             .zip(&mut self.fixed)
             .step_by(every)
+            // What a thread that has been put to sleep keeps the others waiting for.
+            .with_max_len(4)
             .for_each(|((codes, points), fixed)| {
                 nearest_of_many(simd, fixed, centroids, points, sub_dim, codes, 1);
             });
