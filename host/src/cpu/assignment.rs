@@ -11,6 +11,7 @@ use super::simd::{Isa, Simd, on_each_isa};
 const POINTS_PER_TASK: usize = 256;
 /// Tasks whose points have sums of their own.
 const TASKS_PER_PART: usize = 8;
+const POINTS_PER_PART: usize = POINTS_PER_TASK * TASKS_PER_PART;
 /// Components of the points that are summed at a time.
 const COLUMNS: usize = 32;
 
@@ -44,7 +45,7 @@ impl<'a> Assignment<'a> {
             (least.min(norm), largest.max(norm))
         });
         let num_points = points.len() / sub_dim;
-        let num_parts = num_points.div_ceil(POINTS_PER_TASK * TASKS_PER_PART);
+        let num_parts = num_points.div_ceil(POINTS_PER_PART);
         Assignment {
             simd,
             points,
@@ -60,26 +61,45 @@ impl<'a> Assignment<'a> {
         }
     }
 
-    /// To other centroids, of the points of one in `every` tasks, a divisor of [`TASKS_PER_PART`].
-    pub(super) fn update(&mut self, centroids: &[f32], every: usize) {
+    /// To other centroids, of the points of one in `every` tasks, a divisor of [`TASKS_PER_PART`]; and the points' sums, if
+    /// they are wanted: anew (true), or of what is another centroid's since the last time.
+    pub(super) fn update(&mut self, centroids: &[f32], every: usize, sums: Option<bool>) {
         let (simd, sub_dim) = (self.simd, self.sub_dim);
-        let fixed_centroids;
-        (self.lanes, fixed_centroids) = rayon::join(
-            || CentroidLanes::new(centroids, sub_dim),
-            || FixedCentroids::new(centroids, sub_dim),
-        );
+        self.lanes = CentroidLanes::new(centroids, sub_dim);
         self.every = every;
+        let fixed_centroids = FixedCentroids::new(centroids, sub_dim);
         let centroids = (&fixed_centroids, &self.lanes);
+        let may_take_away = self.may_take_away;
+        // One parallel loop for both: what a thread that has been put to sleep keeps the others waiting for at the end of
+        // one is most of the time on a busy machine.
         self.codes
-            .par_chunks_mut(POINTS_PER_TASK)
-            .zip(self.points.par_chunks(POINTS_PER_TASK * sub_dim))
-            .zip(&mut self.fixed)
-            .step_by(every)
-            // What a thread that has been put to sleep keeps the others waiting for.
-            .with_max_len(4)
-            .for_each(|((codes, points), fixed)| {
-                nearest_of_many(simd, fixed, centroids, points, sub_dim, codes, 1);
+            .par_chunks_mut(POINTS_PER_PART)
+            .zip(self.points.par_chunks(POINTS_PER_PART * sub_dim))
+            .zip(self.fixed.par_chunks_mut(TASKS_PER_PART))
+            .zip(&mut self.parts)
+            .for_each(|(((codes, points), fixed), part)| {
+                codes
+                    .par_chunks_mut(POINTS_PER_TASK)
+                    .zip(points.par_chunks(POINTS_PER_TASK * sub_dim))
+                    .zip(fixed)
+                    .step_by(every)
+                    .for_each(|((codes, points), fixed)| {
+                        nearest_of_many(simd, fixed, centroids, points, sub_dim, codes, 1);
+                    });
+                if let Some(anew) = sums {
+                    part.follow(simd, points, codes, every, anew || !may_take_away);
+                }
             });
+    }
+
+    /// Sums anew.
+    pub(super) fn sum_anew(&mut self) {
+        let (simd, sub_dim, every) = (self.simd, self.sub_dim, self.every);
+        self.codes
+            .par_chunks(POINTS_PER_PART)
+            .zip(self.points.par_chunks(POINTS_PER_PART * sub_dim))
+            .zip(&mut self.parts)
+            .for_each(|((codes, points), sums)| sums.follow(simd, points, codes, every, true));
     }
 
     /// Each point's squared distance to its centroid, 0 of those that were left out.
@@ -102,11 +122,11 @@ impl<'a> Assignment<'a> {
 
     /// Moves every centroid to the mean of its points, and beyond that by `beyond` times its way; and every centroid
     /// without points to the point farthest from its own centroid (each to another one), unless no point is away from
-    /// its centroid; whether one was. Sums are taken `anew`, or only of what is another centroid's since the last time.
-    pub(super) fn move_to_means(&mut self, centroids: &mut [f32], beyond: f32, anew: bool) -> bool {
+    /// its centroid; whether one was. By the sums of the last update.
+    pub(super) fn move_to_means(&self, centroids: &mut [f32], beyond: f32) -> bool {
         let sub_dim = self.sub_dim;
         let num_centroids = centroids.len() / sub_dim;
-        let Sums { sums, counts, .. } = self.sums(num_centroids, anew);
+        let Sums { sums, counts, .. } = self.sums(num_centroids);
         for (code, &count) in counts.iter().enumerate().filter(|&(_, &count)| count > 0) {
             let centroid = &mut centroids[code * sub_dim..][..sub_dim];
             let blocks = centroid.chunks_mut(COLUMNS).enumerate();
@@ -146,16 +166,8 @@ impl<'a> Assignment<'a> {
     }
 
     /// The sums of all parts' points, in the order of the parts.
-    fn sums(&mut self, num_centroids: usize, anew: bool) -> Sums {
-        let (simd, sub_dim, every) = (self.simd, self.sub_dim, self.every);
-        let anew = anew || !self.may_take_away;
-        let points_per_part = POINTS_PER_TASK * TASKS_PER_PART;
-        self.codes
-            .par_chunks(points_per_part)
-            .zip(self.points.par_chunks(points_per_part * sub_dim))
-            .zip(&mut self.parts)
-            .for_each(|((codes, points), sums)| sums.follow(simd, points, codes, every, anew));
-        let mut all = Sums::new(num_centroids, sub_dim);
+    fn sums(&self, num_centroids: usize) -> Sums {
+        let mut all = Sums::new(num_centroids, self.sub_dim);
         for part in &self.parts {
             let (all_sums, sums) = (all.sums.as_flattened_mut(), part.sums.as_flattened());
             let sums = all_sums.iter_mut().zip(sums);

@@ -191,11 +191,12 @@ fn lloyd(
     let mut beyond = 0.0;
     for iteration in 0..training.iterations {
         let every = every_of(iteration);
-        let is_anew = iteration == 0 || every != every_of(iteration - 1);
-        assignment.update(centroids, every);
+        let may_be_last = every == 1 && (!is_large || iteration + 1 == training.iterations);
+        let is_anew = may_be_last || iteration == 0 || every != every_of(iteration - 1);
+        assignment.update(centroids, every, Some(is_anew));
         if every > 1 {
             let beyond = if iteration == 0 { 0.0 } else { BEYOND };
-            assignment.move_to_means(centroids, beyond, is_anew);
+            assignment.move_to_means(centroids, beyond);
             continue;
         }
         let is_same = assignment.codes == previous;
@@ -204,9 +205,12 @@ fn lloyd(
         }
         previous.clone_from(&assignment.codes);
         let before = centroids.to_vec();
-        let goes_on = is_large && !is_same && iteration + 1 < training.iterations;
+        let goes_on = !may_be_last && !is_same;
+        if !goes_on && !is_anew {
+            assignment.sum_anew();
+        }
         beyond = if goes_on { BEYOND } else { 0.0 };
-        let has_new = assignment.move_to_means(centroids, beyond, is_anew || !goes_on);
+        let has_new = assignment.move_to_means(centroids, beyond);
         if !goes_on && !has_new && has_settled(&before, centroids, training.tolerance) {
             break;
         }
@@ -216,7 +220,7 @@ fn lloyd(
             *component = training.centroids.round(*component);
         }
     }
-    assignment.update(centroids, 1);
+    assignment.update(centroids, 1, None);
     assignment.codes
 }
 
