@@ -155,7 +155,7 @@ impl Isa for Neon {
     #[inline(always)]
     fn with_low_byte(self, x: Self::Ints, byte: Self::Ints) -> Self::Ints {
         let upper = self.splat_int(!255);
-        let upper = quarters!(vandq_s32(x, upper));
+        let upper: Self::Ints = quarters!(vandq_s32(x, upper));
         quarters!(vorrq_s32(upper, byte))
     }
 
