@@ -47,7 +47,7 @@ fn check(points: &[f32], centroids: &[f32], stride: usize, sub_dim: usize) -> Op
 fn codes_are_those_of_the_exact_search() {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     for sub_dim in [1, 2, 7, 8, 9, 33, 64, 257] {
-        for (num_centroids, n) in [(2, 1), (4, 17), (64, 300), (256, 95)] {
+        for (num_centroids, n) in [(2, 1), (4, 17), (64, 130), (256, 40)] {
             let stride = sub_dim + sub_dim % 3;
             let len = (n - 1) * stride + sub_dim;
             let points = normal(&mut rng, len);
@@ -57,7 +57,7 @@ fn codes_are_those_of_the_exact_search() {
             let whole = |x: &[f32]| x.iter().map(|x| (2.0 * x).round()).collect::<Vec<_>>();
             check(&whole(&points), &whole(&centroids), stride, sub_dim);
             // From numbers that underflow to numbers whose sums overflow.
-            for exponent in [-140, -70, -40, 40, 63, 100, 126] {
+            for exponent in [-140, -40, 63, 126] {
                 let scaled = |x: &[f32], exponent: i32| {
                     let x = x.iter().map(|&x| f64::from(x) * 2f64.powi(exponent));
                     x.map(|x| (x as f32).clamp(f32::MIN, f32::MAX))
