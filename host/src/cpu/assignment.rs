@@ -24,10 +24,8 @@ pub(super) struct Assignment<'a> {
     fixed: Vec<FixedPoints>,
     /// `[n]`.
     pub(super) codes: Vec<u8>,
-    /// Those that the codes are of, but of the points that were left out.
+    /// Those that the codes are of.
     lanes: CentroidLanes,
-    /// One in so many tasks was not left out.
-    every: usize,
     parts: Vec<Sums>,
     /// Whether points may be taken away from sums: what that leaves of one far longer than others would be longer than
     /// these.
@@ -53,7 +51,6 @@ impl<'a> Assignment<'a> {
             fixed,
             codes: vec![0; num_points],
             lanes: CentroidLanes::new(&[], sub_dim),
-            every: 1,
             parts: std::iter::repeat_with(|| Sums::new(num_centroids, sub_dim))
                 .take(num_parts)
                 .collect(),
@@ -61,12 +58,11 @@ impl<'a> Assignment<'a> {
         }
     }
 
-    /// To other centroids, of the points of one in `every` tasks, a divisor of [`TASKS_PER_PART`]; and the points' sums, if
-    /// they are wanted: anew (true), or of what is another centroid's since the last time.
-    pub(super) fn update(&mut self, centroids: &[f32], every: usize, sums: Option<bool>) {
+    /// To other centroids; and the points' sums, if they are wanted: anew (true), or of what is another centroid's since
+    /// the last time.
+    pub(super) fn update(&mut self, centroids: &[f32], sums: Option<bool>) {
         let (simd, sub_dim) = (self.simd, self.sub_dim);
         self.lanes = CentroidLanes::new(centroids, sub_dim);
-        self.every = every;
         let fixed_centroids = FixedCentroids::new(centroids, sub_dim);
         let centroids = (&fixed_centroids, &self.lanes);
         let may_take_away = self.may_take_away;
@@ -82,34 +78,32 @@ impl<'a> Assignment<'a> {
                     .par_chunks_mut(POINTS_PER_TASK)
                     .zip(points.par_chunks(POINTS_PER_TASK * sub_dim))
                     .zip(fixed)
-                    .step_by(every)
                     .for_each(|((codes, points), fixed)| {
                         nearest_of_many(simd, fixed, centroids, points, sub_dim, codes, 1);
                     });
                 if let Some(anew) = sums {
-                    part.follow(simd, points, codes, every, anew || !may_take_away);
+                    part.follow(simd, points, codes, anew || !may_take_away);
                 }
             });
     }
 
     /// Sums anew.
     pub(super) fn sum_anew(&mut self) {
-        let (simd, sub_dim, every) = (self.simd, self.sub_dim, self.every);
+        let (simd, sub_dim) = (self.simd, self.sub_dim);
         self.codes
             .par_chunks(POINTS_PER_PART)
             .zip(self.points.par_chunks(POINTS_PER_PART * sub_dim))
             .zip(&mut self.parts)
-            .for_each(|((codes, points), sums)| sums.follow(simd, points, codes, every, true));
+            .for_each(|((codes, points), sums)| sums.follow(simd, points, codes, true));
     }
 
-    /// Each point's squared distance to its centroid, 0 of those that were left out.
+    /// Each point's squared distance to its centroid.
     fn squared_distances(&self) -> Vec<f32> {
         let (simd, sub_dim) = (self.simd, self.sub_dim);
         let mut distances = vec![0.0; self.codes.len()];
         distances
             .par_chunks_mut(POINTS_PER_TASK)
             .zip(self.points.par_chunks(POINTS_PER_TASK * sub_dim))
-            .step_by(self.every)
             .for_each(|(affinities, points)| {
                 let codes = &mut [0; POINTS_PER_TASK];
                 nearest_centroids(simd, &self.lanes, points, sub_dim, codes, 1, affinities);
@@ -198,8 +192,8 @@ impl Sums {
         }
     }
 
-    /// Of the points of one in `every` tasks with other codes. What is summed in which order depends on the codes alone.
-    fn follow(&mut self, simd: Simd, points: &[f32], codes: &[u8], every: usize, anew: bool) {
+    /// Of the same points with other codes. What is summed in which order depends on the codes alone.
+    fn follow(&mut self, simd: Simd, points: &[f32], codes: &[u8], anew: bool) {
         if anew {
             self.sums.fill([0.0; COLUMNS]);
             self.counts.fill(0);
@@ -208,7 +202,7 @@ impl Sums {
         let tasks = codes
             .chunks(POINTS_PER_TASK)
             .zip(points.chunks(POINTS_PER_TASK * sub_dim));
-        for (task, (codes, points)) in tasks.enumerate().step_by(every) {
+        for (task, (codes, points)) in tasks.enumerate() {
             let before = match anew {
                 true => None,
                 false => Some(&self.codes[task * POINTS_PER_TASK..][..codes.len()]),

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use gpu_kernels::codebook::{phi, squared_norm};
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
@@ -17,11 +17,11 @@ use crate::config::{PqConfig, Start, TrainConfig};
 use crate::index::Augmentation;
 use crate::tensor::Keys;
 
-/// Points from which on the start and the first iterations see a sample of them.
+/// Points from which on the start and the first iterations see samples of them.
 const LARGE: usize = 8192;
-/// That sample, and a smaller one: the points of one in so many tasks,
-const SAMPLED: [usize; 2] = [2, 4];
-/// if these are so many for each centroid.
+/// The samples: one in so many blocks of points, if these are so many points for each centroid.
+const SAMPLED: [usize; 2] = [4, 2];
+const POINTS_PER_BLOCK: usize = 16;
 const SAMPLED_PER_CENTROID: usize = 64;
 /// The last iterations, which see all points, and those before them, which see the larger sample.
 const LAST_ITERATIONS: [usize; 2] = [3, 4];
@@ -41,7 +41,7 @@ pub(crate) struct Trained {
 /// Trains the codebooks of all groups.
 ///
 /// Keys from `init_offset` on take part. Each sub-vector has its own stream of random numbers, and
-/// every sum is taken in the order of the keys, so the result depends on the seed alone. `first` has the centroids to
+/// every sum has an order that codes and shape decide, so the result depends on the seed alone. `first` has the centroids to
 /// begin with, of each (group, sub-vector), in place of the seed's.
 pub(crate) fn train(
     simd: Simd,
@@ -79,11 +79,15 @@ pub(crate) fn train(
                 *phi = largest_phi(simd, points, sub_dim);
                 augment(simd, points, sub_dim, *phi);
             }
+            let samples = samples(&points, point_dim, config.num_centroids(), training.seed);
             match first {
                 Some(lanes) => lanes[problem].to_centroids(centroids),
-                None => start(simd, training, problem, &points, point_dim, centroids),
+                None => start(
+                    simd, training, problem, &points, &samples, point_dim, centroids,
+                ),
             }
-            let codes = lloyd(simd, &points, point_dim, sub_dim, training, centroids);
+            let dims = (point_dim, sub_dim);
+            let codes = lloyd(simd, &points, &samples, dims, training, centroids);
             let done = 1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             progress(done, num_problems);
             codes
@@ -137,6 +141,7 @@ fn start(
     training: &TrainConfig,
     problem: usize,
     points: &[f32],
+    samples: &[Vec<f32>],
     sub_dim: usize,
     centroids: &mut [f32],
 ) {
@@ -150,21 +155,28 @@ fn start(
     }
     let mut rng = ChaCha8Rng::seed_from_u64(training.seed);
     rng.set_stream(problem as u64);
-    let samples = sampled_tasks(points.len() / sub_dim, centroids.len() / sub_dim);
-    let every = samples[0].max(samples[1]);
-    plus_plus_start(simd, points, sub_dim, every, &mut rng, centroids);
+    let points = samples.first().map_or(points, |sample| sample);
+    plus_plus_start(simd, points, sub_dim, &mut rng, centroids);
 }
 
-/// One in how many tasks has the points of the samples; 1: no sample.
-fn sampled_tasks(num_points: usize, num_centroids: usize) -> [usize; 2] {
-    SAMPLED.map(|every| {
-        let are_enough = num_points / every >= num_centroids * SAMPLED_PER_CENTROID;
-        if num_points >= LARGE && are_enough {
-            every
-        } else {
-            1
+/// The samples of many points, the smaller first; none of few. Of each so many blocks one is drawn by lot: what comes again
+/// at a distance, as positions in documents of one length, is in none of them more than in the points.
+fn samples(points: &[f32], sub_dim: usize, num_centroids: usize, seed: u64) -> Vec<Vec<f32>> {
+    let num_points = points.len() / sub_dim;
+    let are_enough = |every: &usize| {
+        num_points >= LARGE && num_points / every >= num_centroids * SAMPLED_PER_CENTROID
+    };
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let block = POINTS_PER_BLOCK * sub_dim;
+    let sample = |every| {
+        let mut sample = Vec::with_capacity((num_points / every + POINTS_PER_BLOCK) * sub_dim);
+        for blocks in points.chunks(every * block) {
+            let drawn = rng.random_range(0..every);
+            sample.extend_from_slice(blocks.chunks(block).nth(drawn).unwrap_or(&[]));
         }
-    })
+        sample
+    };
+    SAMPLED.into_iter().filter(are_enough).map(sample).collect()
 }
 
 /// Lloyd's algorithm for `points` `[n, sub_dim]`, n at least 1, on `centroids` `[num_centroids, sub_dim]`, of which the
@@ -172,33 +184,37 @@ fn sampled_tasks(num_points: usize, num_centroids: usize) -> [usize; 2] {
 fn lloyd(
     simd: Simd,
     points: &[f32],
-    sub_dim: usize,
-    rounded: usize,
+    samples: &[Vec<f32>],
+    (sub_dim, rounded): (usize, usize),
     training: &TrainConfig,
     centroids: &mut [f32],
 ) -> Vec<u8> {
     let num_centroids = centroids.len() / sub_dim;
-    let [larger, smaller] = sampled_tasks(points.len() / sub_dim, num_centroids);
-    let is_large = larger > 1;
+    let is_large = !samples.is_empty();
+    let mut iterations = training.iterations;
+    if let Some(larger) = samples.last() {
+        let of_samples = iterations.saturating_sub(LAST_ITERATIONS[0]);
+        let of_smaller = of_samples.saturating_sub(LAST_ITERATIONS[1]);
+        iterations -= of_samples;
+        let mut is_first = true;
+        let phases = [(&samples[0], of_smaller), (larger, of_samples - of_smaller)];
+        for (sample, iterations) in phases.into_iter().filter(|&(_, iterations)| iterations > 0) {
+            let mut assignment = Assignment::new(simd, sample, sub_dim, num_centroids);
+            for iteration in 0..iterations {
+                assignment.update(centroids, Some(iteration == 0));
+                assignment.move_to_means(centroids, if is_first { 0.0 } else { BEYOND });
+                is_first = false;
+            }
+        }
+    }
     let mut assignment = Assignment::new(simd, points, sub_dim, num_centroids);
-    let every_of = |iteration: usize| match training.iterations - iteration {
-        left if left <= LAST_ITERATIONS[0] => 1,
-        left if left <= LAST_ITERATIONS[0] + LAST_ITERATIONS[1] => larger,
-        _ => larger.max(smaller),
-    };
     let mut previous = Vec::new();
     // By how much centroids went beyond the means, where they did.
     let mut beyond = 0.0;
-    for iteration in 0..training.iterations {
-        let every = every_of(iteration);
-        let may_be_last = every == 1 && (!is_large || iteration + 1 == training.iterations);
-        let is_anew = may_be_last || iteration == 0 || every != every_of(iteration - 1);
-        assignment.update(centroids, every, Some(is_anew));
-        if every > 1 {
-            let beyond = if iteration == 0 { 0.0 } else { BEYOND };
-            assignment.move_to_means(centroids, beyond);
-            continue;
-        }
+    for iteration in 0..iterations {
+        let may_be_last = !is_large || iteration + 1 == iterations;
+        let is_anew = may_be_last || iteration == 0;
+        assignment.update(centroids, Some(is_anew));
         let is_same = assignment.codes == previous;
         if is_same && beyond == 0.0 {
             break;
@@ -220,7 +236,7 @@ fn lloyd(
             *component = training.centroids.round(*component);
         }
     }
-    assignment.update(centroids, 1, None);
+    assignment.update(centroids, None);
     assignment.codes
 }
 
@@ -251,7 +267,7 @@ mod tests {
         };
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let data: Vec<f32> = (0..tokens * sub_dim)
-            .map(|_| rand::RngExt::random::<f32>(&mut rng) - 0.5)
+            .map(|_| rng.random::<f32>() - 0.5)
             .collect();
         let keys = Keys::new(&data, [1, 1, tokens, sub_dim]).unwrap();
         let trained = Simd::available().into_iter().map(|simd| {

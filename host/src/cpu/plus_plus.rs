@@ -15,17 +15,15 @@ const POINTS_PER_TASK: usize = 256;
 /// Rejections in a row after which all distances are brought up to date.
 const REJECTIONS: usize = 4;
 
-/// Draws `centroids` `[num_centroids, sub_dim]` from `points` `[n, sub_dim]`, n at least 1: from the first
-/// [`POINTS_PER_TASK`] of them and those of one in `every` such tasks behind.
+/// Draws `centroids` `[num_centroids, sub_dim]` from `points` `[n, sub_dim]`, n at least 1.
 pub(crate) fn plus_plus_start(
     simd: Simd,
     points: &[f32],
     sub_dim: usize,
-    every: usize,
     rng: &mut impl Rng,
     centroids: &mut [f32],
 ) {
-    let mut draw = Draw::new(simd, points, sub_dim, every);
+    let mut draw = Draw::new(simd, points, sub_dim);
     let mut next = rng.random_range(0..draw.distances.len());
     for end in (sub_dim..=centroids.len()).step_by(sub_dim) {
         centroids[end - sub_dim..end].copy_from_slice(draw.point(next));
@@ -40,24 +38,21 @@ struct Draw<'a> {
     simd: Simd,
     points: &'a [f32],
     sub_dim: usize,
-    every: usize,
     /// Elements of the centroids that the distances are of.
     known: usize,
-    /// Each drawable point's squared distance to the nearest of these.
+    /// Each point's squared distance to the nearest of these.
     distances: Vec<f32>,
     /// The sums of the distances up to and with each point's.
     sums: Vec<f64>,
 }
 
 impl<'a> Draw<'a> {
-    fn new(simd: Simd, points: &'a [f32], sub_dim: usize, every: usize) -> Self {
-        let tasks = points.chunks(POINTS_PER_TASK * sub_dim).step_by(every);
-        let n = tasks.map(<[f32]>::len).sum::<usize>() / sub_dim;
+    fn new(simd: Simd, points: &'a [f32], sub_dim: usize) -> Self {
+        let n = points.len() / sub_dim;
         Draw {
             simd,
             points,
             sub_dim,
-            every,
             known: 0,
             distances: vec![f32::INFINITY; n],
             sums: vec![f64::INFINITY; n],
@@ -65,8 +60,7 @@ impl<'a> Draw<'a> {
     }
 
     fn point(&self, i: usize) -> &'a [f32] {
-        let (task, i) = (i / POINTS_PER_TASK * self.every, i % POINTS_PER_TASK);
-        &self.points[(task * POINTS_PER_TASK + i) * self.sub_dim..][..self.sub_dim]
+        &self.points[i * self.sub_dim..][..self.sub_dim]
     }
 
     /// The next point after `centroids`; any with the same probability where all distances are 0, or their sum
@@ -110,11 +104,7 @@ impl<'a> Draw<'a> {
         let (simd, sub_dim) = (self.simd, self.sub_dim);
         self.distances
             .par_chunks_mut(POINTS_PER_TASK)
-            .zip(
-                self.points
-                    .par_chunks(POINTS_PER_TASK * sub_dim)
-                    .step_by(self.every),
-            )
+            .zip(self.points.par_chunks(POINTS_PER_TASK * sub_dim))
             .for_each(|(distances, points)| {
                 lower_distances(simd, since, sub_dim, points, distances);
             });
@@ -177,7 +167,7 @@ mod tests {
         let simd = Simd::available()[0];
         for _ in 0..RUNS {
             let mut centroids = [0.0; 3];
-            plus_plus_start(simd, &points, 1, 1, &mut rng, &mut centroids);
+            plus_plus_start(simd, &points, 1, &mut rng, &mut centroids);
             *times.entry(centroids.map(f32::to_bits)).or_insert(0u32) += 1;
         }
         let distance = |x: f32, centroids: &[f32]| {
