@@ -8,7 +8,7 @@ use super::fixed_point::{FixedCentroids, FixedPoints, nearest_of_many};
 use super::simd::{Isa, Simd, on_each_isa};
 
 /// Points of one parallel task. Fixed, so that results do not depend on the number of threads.
-const POINTS_PER_TASK: usize = 256;
+pub(super) const POINTS_PER_TASK: usize = 256;
 /// Tasks whose points have sums of their own.
 const TASKS_PER_PART: usize = 8;
 const POINTS_PER_PART: usize = POINTS_PER_TASK * TASKS_PER_PART;
@@ -26,6 +26,8 @@ pub(super) struct Assignment<'a> {
     pub(super) codes: Vec<u8>,
     /// Those that the codes are of.
     lanes: CentroidLanes,
+    /// So many of the first points take part.
+    active: usize,
     parts: Vec<Sums>,
     /// Whether points may be taken away from sums: what that leaves of one far longer than others would be longer than
     /// these.
@@ -50,6 +52,7 @@ impl<'a> Assignment<'a> {
             sub_dim,
             fixed,
             codes: vec![0; num_points],
+            active: 0,
             lanes: CentroidLanes::new(&[], sub_dim),
             parts: std::iter::repeat_with(|| Sums::new(num_centroids, sub_dim))
                 .take(num_parts)
@@ -58,19 +61,20 @@ impl<'a> Assignment<'a> {
         }
     }
 
-    /// To other centroids; and the points' sums, if they are wanted: anew (true), or of what is another centroid's since
-    /// the last time.
-    pub(super) fn update(&mut self, centroids: &[f32], sums: Option<bool>) {
+    /// To other centroids, the first `active` points, whole tasks or all; and their sums, if they are wanted: anew (true), or
+    /// of what is another centroid's since the last time.
+    pub(super) fn update(&mut self, centroids: &[f32], active: usize, sums: Option<bool>) {
         let (simd, sub_dim) = (self.simd, self.sub_dim);
         self.lanes = CentroidLanes::new(centroids, sub_dim);
         let fixed_centroids = FixedCentroids::new(centroids, sub_dim);
         let centroids = (&fixed_centroids, &self.lanes);
         let may_take_away = self.may_take_away;
+        self.active = active;
         // One parallel loop for both: what a thread that has been put to sleep keeps the others waiting for at the end of
         // one is most of the time on a busy machine.
-        self.codes
+        self.codes[..active]
             .par_chunks_mut(POINTS_PER_PART)
-            .zip(self.points.par_chunks(POINTS_PER_PART * sub_dim))
+            .zip(self.points[..active * sub_dim].par_chunks(POINTS_PER_PART * sub_dim))
             .zip(self.fixed.par_chunks_mut(TASKS_PER_PART))
             .zip(&mut self.parts)
             .for_each(|(((codes, points), fixed), part)| {
@@ -90,17 +94,17 @@ impl<'a> Assignment<'a> {
     /// Sums anew.
     pub(super) fn sum_anew(&mut self) {
         let (simd, sub_dim) = (self.simd, self.sub_dim);
-        self.codes
+        self.codes[..self.active]
             .par_chunks(POINTS_PER_PART)
-            .zip(self.points.par_chunks(POINTS_PER_PART * sub_dim))
+            .zip(self.points[..self.active * sub_dim].par_chunks(POINTS_PER_PART * sub_dim))
             .zip(&mut self.parts)
             .for_each(|((codes, points), sums)| sums.follow(simd, points, codes, true));
     }
 
-    /// Each point's squared distance to its centroid.
+    /// Each active point's squared distance to its centroid.
     fn squared_distances(&self) -> Vec<f32> {
         let (simd, sub_dim) = (self.simd, self.sub_dim);
-        let mut distances = vec![0.0; self.codes.len()];
+        let mut distances = vec![0.0; self.active];
         distances
             .par_chunks_mut(POINTS_PER_TASK)
             .zip(self.points.par_chunks(POINTS_PER_TASK * sub_dim))
@@ -192,21 +196,21 @@ impl Sums {
         }
     }
 
-    /// Of the same points with other codes. What is summed in which order depends on the codes alone.
+    /// Of these points: those of the last call with other codes, and perhaps more behind them. What is summed in which order
+    /// depends on the codes alone.
     fn follow(&mut self, simd: Simd, points: &[f32], codes: &[u8], anew: bool) {
         if anew {
             self.sums.fill([0.0; COLUMNS]);
             self.counts.fill(0);
+            self.codes.clear();
         }
         let sub_dim = points.len() / codes.len();
         let tasks = codes
             .chunks(POINTS_PER_TASK)
             .zip(points.chunks(POINTS_PER_TASK * sub_dim));
         for (task, (codes, points)) in tasks.enumerate() {
-            let before = match anew {
-                true => None,
-                false => Some(&self.codes[task * POINTS_PER_TASK..][..codes.len()]),
-            };
+            let first = task * POINTS_PER_TASK;
+            let before = self.codes.get(first..first + codes.len());
             let counts = &mut self.counts;
             add_points(simd, points, codes, before, &mut self.sums, counts);
         }

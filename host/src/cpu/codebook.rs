@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::assignment::Assignment;
+use super::assignment::{Assignment, POINTS_PER_TASK};
 use super::centroid_lanes::CentroidLanes;
 use super::codes::augment;
 use super::plus_plus::plus_plus_start;
@@ -19,8 +19,8 @@ use crate::tensor::Keys;
 
 /// Points from which on the start and the first iterations see samples of them.
 const LARGE: usize = 8192;
-/// The samples: one in so many blocks of points, if these are so many points for each centroid.
-const SAMPLED: [usize; 2] = [4, 2];
+/// The samples: one in so many blocks of points, if these are so many points for each centroid, and one more.
+const SAMPLED: usize = 4;
 const POINTS_PER_BLOCK: usize = 16;
 const SAMPLED_PER_CENTROID: usize = 64;
 /// The last iterations, which see all points, and those before them, which see the larger sample.
@@ -79,15 +79,33 @@ pub(crate) fn train(
                 *phi = largest_phi(simd, points, sub_dim);
                 augment(simd, points, sub_dim, *phi);
             }
-            let samples = samples(&points, point_dim, config.num_centroids(), training.seed);
+            let num_points = points.len() / point_dim;
             match first {
                 Some(lanes) => lanes[problem].to_centroids(centroids),
-                None => start(
-                    simd, training, problem, &points, &samples, point_dim, centroids,
-                ),
+                // As on a GPU: of the points in their own order.
+                None if training.start == Start::Sampled => {
+                    sampled_start(training.seed, problem, &points, point_dim, centroids);
+                }
+                None => (),
+            }
+            let samples = Samples::new(num_points, config.num_centroids(), training.seed);
+            if let Some(samples) = &samples {
+                points = Cow::Owned(samples.to_front(&points, point_dim));
+            }
+            let ends = samples.as_ref().map(|samples| samples.ends);
+            if first.is_none() && training.start == Start::PlusPlus {
+                let of_sample = ends.map_or(num_points, |ends| ends[0]) * point_dim;
+                let mut rng = ChaCha8Rng::seed_from_u64(training.seed);
+                rng.set_stream(problem as u64);
+                let points = &points[..of_sample];
+                plus_plus_start(simd, points, point_dim, &mut rng, centroids);
             }
             let dims = (point_dim, sub_dim);
-            let codes = lloyd(simd, &points, &samples, dims, training, centroids);
+            let codes = lloyd(simd, &points, ends, dims, training, centroids);
+            let codes = match &samples {
+                Some(samples) => samples.back(&codes),
+                None => codes,
+            };
             let done = 1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             progress(done, num_problems);
             codes
@@ -135,86 +153,109 @@ fn largest_phi_on<I: Isa>(_isa: I, points: &[f32], sub_dim: usize) -> f32 {
     phi(norms.fold(0.0, f32::max))
 }
 
-/// The first centroids of codebook `problem`, `[num_centroids, sub_dim]`.
-fn start(
-    simd: Simd,
-    training: &TrainConfig,
-    problem: usize,
-    points: &[f32],
-    samples: &[Vec<f32>],
-    sub_dim: usize,
-    centroids: &mut [f32],
-) {
-    if training.start == Start::Sampled {
-        let (n, num_centroids) = (points.len() / sub_dim, centroids.len() / sub_dim);
-        let samples = sampled(training.seed, problem, n, num_centroids);
-        for (centroid, point) in centroids.chunks_exact_mut(sub_dim).zip(samples) {
-            centroid.copy_from_slice(&points[point as usize * sub_dim..][..sub_dim]);
-        }
-        return;
+/// The first centroids of codebook `problem`, `[num_centroids, sub_dim]`: points drawn by lot.
+fn sampled_start(seed: u64, problem: usize, points: &[f32], sub_dim: usize, centroids: &mut [f32]) {
+    let (n, num_centroids) = (points.len() / sub_dim, centroids.len() / sub_dim);
+    let samples = sampled(seed, problem, n, num_centroids);
+    for (centroid, point) in centroids.chunks_exact_mut(sub_dim).zip(samples) {
+        centroid.copy_from_slice(&points[point as usize * sub_dim..][..sub_dim]);
     }
-    let mut rng = ChaCha8Rng::seed_from_u64(training.seed);
-    rng.set_stream(problem as u64);
-    let points = samples.first().map_or(points, |sample| sample);
-    plus_plus_start(simd, points, sub_dim, &mut rng, centroids);
 }
 
-/// The samples of many points, the smaller first; none of few. Of each so many blocks one is drawn by lot: what comes again
-/// at a distance, as positions in documents of one length, is in none of them more than in the points.
-fn samples(points: &[f32], sub_dim: usize, num_centroids: usize, seed: u64) -> Vec<Vec<f32>> {
-    let num_points = points.len() / sub_dim;
-    let are_enough = |every: &usize| {
-        num_points >= LARGE && num_points / every >= num_centroids * SAMPLED_PER_CENTROID
-    };
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let block = POINTS_PER_BLOCK * sub_dim;
-    let sample = |every| {
-        let mut sample = Vec::with_capacity((num_points / every + POINTS_PER_BLOCK) * sub_dim);
-        for blocks in points.chunks(every * block) {
-            let drawn = rng.random_range(0..every);
-            sample.extend_from_slice(blocks.chunks(block).nth(drawn).unwrap_or(&[]));
+/// Samples of many points, brought to the front. Of each so many blocks one is drawn by lot: what comes again at a distance,
+/// as positions in documents of one length, is in no sample more than in all points.
+struct Samples {
+    /// The blocks in their new order, of which the last alone may have fewer points.
+    blocks: Vec<u32>,
+    /// Where the smaller and the larger sample end, in points.
+    ends: [usize; 2],
+}
+
+impl Samples {
+    /// None for few points.
+    fn new(num_points: usize, num_centroids: usize, seed: u64) -> Option<Self> {
+        let are_enough = |points: usize| points >= num_centroids * SAMPLED_PER_CENTROID;
+        if num_points < LARGE || !are_enough(2 * num_points / SAMPLED) {
+            return None;
         }
-        sample
-    };
-    SAMPLED.into_iter().filter(are_enough).map(sample).collect()
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let whole = num_points / (SAMPLED * POINTS_PER_BLOCK);
+        let mut blocks = vec![0; whole * SAMPLED];
+        for group in 0..whole {
+            let mut of_group: [u32; SAMPLED] =
+                std::array::from_fn(|i| (group * SAMPLED + i) as u32);
+            for i in 0..2 {
+                of_group.swap(i, rng.random_range(i..SAMPLED));
+                blocks[i * whole + group] = of_group[i];
+            }
+            let behind = 2 * whole + group * (SAMPLED - 2);
+            blocks[behind..behind + SAMPLED - 2].copy_from_slice(&of_group[2..]);
+        }
+        let first = blocks.len() as u32;
+        blocks.extend(first..num_points.div_ceil(POINTS_PER_BLOCK) as u32);
+        let tasks = |points: usize| points / POINTS_PER_TASK * POINTS_PER_TASK;
+        let [one, two] = [1, 2].map(|n| tasks(n * whole * POINTS_PER_BLOCK));
+        let smaller = if are_enough(one) { one } else { two };
+        Some(Samples {
+            blocks,
+            ends: [smaller, two],
+        })
+    }
+
+    /// `points` `[n, sub_dim]` in the new order.
+    fn to_front(&self, points: &[f32], sub_dim: usize) -> Vec<f32> {
+        let len = POINTS_PER_BLOCK * sub_dim;
+        let blocks = self.blocks.iter().map(|&block| {
+            let rest = &points[block as usize * len..];
+            &rest[..rest.len().min(len)]
+        });
+        let mut moved = Vec::with_capacity(points.len());
+        blocks.for_each(|block| moved.extend_from_slice(block));
+        moved
+    }
+
+    /// Codes in the points' own order.
+    fn back(&self, codes: &[u8]) -> Vec<u8> {
+        let mut back = vec![0; codes.len()];
+        for (codes, &block) in codes.chunks(POINTS_PER_BLOCK).zip(&self.blocks) {
+            back[block as usize * POINTS_PER_BLOCK..][..codes.len()].copy_from_slice(codes);
+        }
+        back
+    }
 }
 
 /// Lloyd's algorithm for `points` `[n, sub_dim]`, n at least 1, on `centroids` `[num_centroids, sub_dim]`, of which the
-/// first `rounded` components are rounded in the end; the points' codes with them.
+/// first `rounded` components are rounded in the end; the points' codes with them. `ends`: of the samples in front, if any.
 fn lloyd(
     simd: Simd,
     points: &[f32],
-    samples: &[Vec<f32>],
+    ends: Option<[usize; 2]>,
     (sub_dim, rounded): (usize, usize),
     training: &TrainConfig,
     centroids: &mut [f32],
 ) -> Vec<u8> {
-    let num_centroids = centroids.len() / sub_dim;
-    let is_large = !samples.is_empty();
-    let mut iterations = training.iterations;
-    if let Some(larger) = samples.last() {
-        let of_samples = iterations.saturating_sub(LAST_ITERATIONS[0]);
-        let of_smaller = of_samples.saturating_sub(LAST_ITERATIONS[1]);
-        iterations -= of_samples;
-        let mut is_first = true;
-        let phases = [(&samples[0], of_smaller), (larger, of_samples - of_smaller)];
-        for (sample, iterations) in phases.into_iter().filter(|&(_, iterations)| iterations > 0) {
-            let mut assignment = Assignment::new(simd, sample, sub_dim, num_centroids);
-            for iteration in 0..iterations {
-                assignment.update(centroids, Some(iteration == 0));
-                assignment.move_to_means(centroids, if is_first { 0.0 } else { BEYOND });
-                is_first = false;
-            }
-        }
-    }
-    let mut assignment = Assignment::new(simd, points, sub_dim, num_centroids);
+    let num_points = points.len() / sub_dim;
+    let is_large = ends.is_some();
+    let mut assignment = Assignment::new(simd, points, sub_dim, centroids.len() / sub_dim);
+    let active_in = |iteration: usize| match (ends, training.iterations - iteration) {
+        (Some(_), left) if left <= LAST_ITERATIONS[0] => num_points,
+        (Some(ends), left) if left <= LAST_ITERATIONS[0] + LAST_ITERATIONS[1] => ends[1],
+        (Some(ends), _) => ends[0],
+        (None, _) => num_points,
+    };
     let mut previous = Vec::new();
     // By how much centroids went beyond the means, where they did.
     let mut beyond = 0.0;
-    for iteration in 0..iterations {
-        let may_be_last = !is_large || iteration + 1 == iterations;
+    for iteration in 0..training.iterations {
+        let active = active_in(iteration);
+        let may_be_last = !is_large || iteration + 1 == training.iterations;
         let is_anew = may_be_last || iteration == 0;
-        assignment.update(centroids, Some(is_anew));
+        assignment.update(centroids, active, Some(is_anew));
+        if active < num_points {
+            let beyond = if iteration == 0 { 0.0 } else { BEYOND };
+            assignment.move_to_means(centroids, beyond);
+            continue;
+        }
         let is_same = assignment.codes == previous;
         if is_same && beyond == 0.0 {
             break;
@@ -236,7 +277,7 @@ fn lloyd(
             *component = training.centroids.round(*component);
         }
     }
-    assignment.update(centroids, None);
+    assignment.update(centroids, num_points, None);
     assignment.codes
 }
 
