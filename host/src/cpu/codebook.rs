@@ -266,7 +266,11 @@ fn lloyd(
         if !goes_on && !is_anew {
             assignment.sum_anew();
         }
-        beyond = if goes_on && iteration > 0 { BEYOND } else { 0.0 };
+        beyond = if goes_on && iteration > 0 {
+            BEYOND
+        } else {
+            0.0
+        };
         let has_new = assignment.move_to_means(centroids, beyond);
         if !goes_on && !has_new && has_settled(&before, centroids, training.tolerance) {
             break;
