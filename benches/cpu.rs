@@ -1,12 +1,13 @@
 //! The CPU backend's steps and training: `cargo bench -p keysieve-tests`.
 //!
-//! Every list is compared with the naive oracle's before a step is timed. `naive` is that oracle itself: the
+//! Every list is compared with the naive oracle's before a step is timed, codes and inertia before training is. `naive` is that oracle itself: the
 //! plain loops that the tests hold every backend against, compiled in release.
 
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use keysieve::{Backend, KeyIndex, Keys, PqConfig, Queries, SelectConfig, Selector, TrainConfig};
+use keysieve_tests::kmeans;
 use keysieve_tests::oracle::{Context, Shape};
 use keysieve_tests::shapes::{one_row, pq_config, select_config};
 use keysieve_tests::strategies::Fill;
@@ -121,6 +122,20 @@ fn training(criterion: &mut Criterion) {
         &vec![0; tokens],
     );
     assert!(codes == parts.codes, "a code is not the nearest centroid's");
+    // And inertia is that of as many plain iterations from the same start.
+    let start = TrainConfig {
+        iterations: 0,
+        ..TrainConfig::default()
+    };
+    let start = KeyIndex::train(&pq, &start, keys, tokens).expect("finite");
+    let rows = |x: &[f32]| x.chunks(sub_dim).map(<[f32]>::to_vec).collect::<Vec<_>>();
+    let (points, mut centroids) = (rows(keys.data), rows(start.centroids()));
+    for _ in 0..TrainConfig::default().iterations {
+        kmeans::iteration(&points, &mut centroids);
+    }
+    let expected = kmeans::iteration(&points, &mut centroids);
+    let got = kmeans::iteration(&points, &mut rows(&parts.centroids));
+    assert!(got < 1.001 * expected, "inertia {got}, plain {expected}");
 
     let mut group = criterion.benchmark_group("train 31,872 x 64, 64 centroids");
     group.sample_size(10);

@@ -9,6 +9,7 @@ busy machine slows both.
 
     python3 faiss_cpu.py                    builds cpu_steps, makes a virtual environment beside it
     python3 faiss_cpu.py --cpu-steps PATH   with a cpu_steps built elsewhere
+    python3 faiss_cpu.py --training         the training's rows alone
     python3 faiss_cpu.py --venv             as it is now: faiss, numpy and safetensors are here
 
 Needs nothing but python with venv, and cargo unless --cpu-steps is given.
@@ -73,10 +74,12 @@ def main():
     parser.add_argument("--cpu-steps", type=pathlib.Path)
     parser.add_argument("--venv", action="store_true")
     parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--training", action="store_true", help="the training alone")
     options = parser.parse_args()
     if not options.venv:
         program = options.cpu_steps or build_cpu_steps()
-        return in_venv(["--cpu-steps", str(program), "--runs", str(options.runs)])
+        alone = ["--training"] if options.training else []
+        return in_venv(["--cpu-steps", str(program), "--runs", str(options.runs), *alone])
 
     import faiss
     import numpy
@@ -95,9 +98,10 @@ def main():
             return path, x, q
 
         header = f"{'one thread, one head':<40}{'FAISS us':>10}{'keysieve us':>13}{'ratio':>8}{'aim':>6}"
-        print(header)
         faiss.omp_set_num_threads(1)
-        for m, bits, k, keys, fast, aim in FORMATS:
+        if not options.training:
+            print(header)
+        for m, bits, k, keys, fast, aim in [] if options.training else FORMATS:
             path, x, q = kv(keys, HEAD_DIM)
             kind = faiss.IndexPQFastScan if fast else faiss.IndexPQ
             index = kind(HEAD_DIM, m, bits, faiss.METRIC_INNER_PRODUCT)

@@ -191,7 +191,9 @@ impl CentroidDtype {
 /// How centroids are trained: Lloyd's k-means.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TrainConfig {
-    /// Lloyd iterations at most; 0 leaves the start.
+    /// Lloyd iterations at most; 0 leaves the start. Of many keys (8,192, and 128 for each centroid) the CPU's start and
+    /// first iterations see a sample, and centroids go beyond the means of their keys but for the last one: as good a
+    /// codebook sooner.
     pub iterations: usize,
     /// Seed of the start; the same seed gives the same centroids on any number of threads.
     pub seed: u64,

@@ -9,6 +9,7 @@ pub mod archive;
 pub mod checks;
 pub mod device;
 pub mod fuzz;
+pub mod kmeans;
 pub mod oracle;
 pub mod ragged;
 pub mod shapes;

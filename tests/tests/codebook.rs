@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use keysieve::{Error, KeyIndex, Keys, Metric, PqConfig, TrainConfig};
 use keysieve_tests::device::{Suite, check_same, fail};
+use keysieve_tests::kmeans;
 use keysieve_tests::oracle::{self, Shape, augmented, distance_f64, inner_product_f64};
 use keysieve_tests::shapes::{one_row, oracle_augmentation, pq_config};
 use keysieve_tests::strategies::{FINITE, Fill, Palette, Random, fills};
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         not_finite_is_refused,
     );
     suite.alone("many_keys_on_any_threads", many_keys_on_any_threads);
+    suite.alone("samples_cost_no_inertia", samples_cost_no_inertia);
     suite.alone(
         "other_seeds_give_other_centroids",
         other_seeds_give_other_centroids,
@@ -236,6 +238,56 @@ fn many_keys(seed: u64) -> TrainCase {
         },
         fill: Fill::usual(1),
     }
+}
+
+/// Of many keys the first iterations see a sample: against as many plain iterations over all keys.
+fn samples_cost_no_inertia() -> TestCaseResult {
+    for period in [1, 512] {
+        samples_cost_nothing(period)?;
+    }
+    Ok(())
+}
+
+/// Keys that differ by where in a period they are: documents of one length.
+fn samples_cost_nothing(period: usize) -> TestCaseResult {
+    let mut ratios = Vec::new();
+    for seed in 0..4 {
+        let case = many_keys(seed);
+        let training = TrainConfig {
+            iterations: 10,
+            ..case.training
+        };
+        let start = TrainConfig {
+            iterations: 0,
+            ..training
+        };
+        let mut data = case.data();
+        for (i, x) in data.iter_mut().enumerate() {
+            let (token, component) = (i / case.shape.head_dim, i % case.shape.head_dim);
+            let at = (token % period) as f32 / period as f32;
+            *x += 2.0 * (at * (component + 1) as f32).sin();
+        }
+        let got = case.inertia(&data, &case.train_with(&data, training).map_err(fail)?);
+        let index = case.train_with(&data, start).map_err(fail)?;
+        let mut expected = 0.0;
+        for (points, mut centroids) in case.codebooks(&data, &index) {
+            for _ in 0..training.iterations {
+                kmeans::iteration(&points, &mut centroids);
+            }
+            expected += kmeans::iteration(&points, &mut centroids);
+        }
+        ratios.push(got / expected);
+    }
+    // Each finds another local minimum.
+    let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;
+    prop_assert!(
+        mean < 1.001,
+        "period {}: {:?} of plain iterations' inertia",
+        period,
+        ratios
+    );
+    prop_assert!(ratios.iter().all(|&ratio| ratio < 1.01), "{:?}", ratios);
+    Ok(())
 }
 
 fn other_seeds_give_other_centroids() -> TestCaseResult {

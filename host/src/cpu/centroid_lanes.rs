@@ -123,14 +123,54 @@ fn nearest_centroids_on<I: Isa>(
     code_stride: usize,
     affinities: &mut [f32],
 ) {
-    let n = points.len().div_ceil(stride);
-    let mut found = |i: usize, (nearest, affinity): (Nearest, f32)| {
+    let point = |i: usize| &points[i * stride..][..lanes.sub_dim];
+    let found = |i: usize, (nearest, affinity): (Nearest, f32)| {
         codes[i * code_stride] = nearest.index() as u8;
         if let Some(to) = affinities.get_mut(i) {
             *to = affinity;
         }
     };
-    let point = |i: usize| &points[i * stride..][..lanes.sub_dim];
+    search(isa, lanes, points.len().div_ceil(stride), point, found);
+}
+
+on_each_isa! {
+    /// [`nearest_centroids`] of those points alone that `some` has the indices of; other codes stay.
+    pub(crate) fn nearest_centroids_of_some(
+        lanes: &CentroidLanes,
+        points: &[f32],
+        stride: usize,
+        some: &[u32],
+        codes: &mut [u8],
+        code_stride: usize,
+    ) = nearest_centroids_of_some_on;
+}
+
+#[inline(always)]
+fn nearest_centroids_of_some_on<I: Isa>(
+    isa: I,
+    lanes: &CentroidLanes,
+    points: &[f32],
+    stride: usize,
+    some: &[u32],
+    codes: &mut [u8],
+    code_stride: usize,
+) {
+    let point = |i: usize| &points[some[i] as usize * stride..][..lanes.sub_dim];
+    let found = |i: usize, (nearest, _): (Nearest, f32)| {
+        codes[some[i] as usize * code_stride] = nearest.index() as u8;
+    };
+    search(isa, lanes, some.len(), point, found);
+}
+
+/// Calls `found` with the nearest centroid of each of the `n` points.
+#[inline(always)]
+fn search<'a, I: Isa>(
+    isa: I,
+    lanes: &CentroidLanes,
+    n: usize,
+    point: impl Fn(usize) -> &'a [f32],
+    mut found: impl FnMut(usize, (Nearest, f32)),
+) {
     let mut i = 0;
     // A tile of several points reads every centroid once for all of them.
     macro_rules! tiles {

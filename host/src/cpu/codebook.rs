@@ -1,26 +1,47 @@
 //! Training: Lloyd's k-means for every (batch, head, sub-vector).
 
-use gpu_kernels::codebook::{half_norm, phi, squared_norm};
-use rand::{Rng, RngExt, SeedableRng};
+use std::borrow::Cow;
+
+use gpu_kernels::codebook::{phi, squared_norm};
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::centroid_lanes::{CentroidLanes, nearest_centroids};
+use super::assignment::{Assignment, POINTS_PER_TASK};
+use super::centroid_lanes::CentroidLanes;
 use super::codes::augment;
+use super::plus_plus::plus_plus_start;
 use super::simd::{Isa, Simd, on_each_isa};
 use crate::codebook_start::sampled;
 use crate::config::{PqConfig, Start, TrainConfig};
 use crate::index::Augmentation;
 use crate::tensor::Keys;
 
-/// Points of one parallel task. Fixed, so that results do not depend on the number of threads.
-const POINTS_PER_TASK: usize = 1024;
+/// Points from which on the start and the first iterations see samples of them.
+const LARGE: usize = 8192;
+/// The samples: one in so many blocks of points, if these are so many points for each centroid, and one more.
+const SAMPLED: usize = 4;
+const POINTS_PER_BLOCK: usize = 16;
+const SAMPLED_PER_CENTROID: usize = 64;
+/// The last iterations, which see all points, and those before them, which see the larger sample.
+const LAST_ITERATIONS: [usize; 2] = [3, 4];
+/// How much farther than to the mean of its points a centroid goes, of many points and but for the first time and the last.
+const BEYOND: f32 = 0.7;
 
-/// Trains the codebooks of all groups: centroids `[batch, num_kv_heads, m, 2^bits, sub_dim]` and what the
-/// metric adds to them.
+/// Codebooks of all groups, and the keys' codes.
+pub(crate) struct Trained {
+    /// `[batch, num_kv_heads, m, 2^bits, sub_dim]`, rounded as was asked for.
+    pub(crate) centroids: Vec<f32>,
+    /// What the metric adds to them.
+    pub(crate) augmentation: Option<Augmentation>,
+    /// Of the keys that took part, `[batch, num_kv_heads, keys, m]`, with these centroids.
+    pub(crate) codes: Vec<u8>,
+}
+
+/// Trains the codebooks of all groups.
 ///
 /// Keys from `init_offset` on take part. Each sub-vector has its own stream of random numbers, and
-/// every sum is taken in the order of the keys, so the result depends on the seed alone. `first` has the centroids to
+/// every sum has an order that codes and shape decide, so the result depends on the seed alone. `first` has the centroids to
 /// begin with, of each (group, sub-vector), in place of the seed's.
 pub(crate) fn train(
     simd: Simd,
@@ -29,7 +50,7 @@ pub(crate) fn train(
     keys: Keys<'_>,
     first: Option<&[CentroidLanes]>,
     progress: &(dyn Fn(usize, usize) + Sync),
-) -> (Vec<f32>, Option<Augmentation>) {
+) -> Trained {
     let m = config.num_subvectors;
     let sub_dim = config.sub_dim(keys.head_dim);
     let point_dim = sub_dim + usize::from(config.is_augmented());
@@ -37,40 +58,86 @@ pub(crate) fn train(
     let done = std::sync::atomic::AtomicUsize::new(0);
     let mut phis = vec![0.0; num_problems];
     let mut centroids = vec![0.0; num_problems * config.num_centroids() * point_dim];
-    centroids
+    let codes: Vec<Vec<u8>> = centroids
         .par_chunks_mut(config.num_centroids() * point_dim)
         .zip(&mut phis)
         .enumerate()
-        .for_each(|(problem, (centroids, phi))| {
+        .map(|(problem, (centroids, phi))| {
             let (group, subvector) = (problem / m, problem % m);
             let group_keys = &keys.group(group)[config.init_offset * keys.head_dim..];
-            let mut points = Vec::with_capacity(group_keys.len() / keys.head_dim * point_dim);
-            for key in group_keys.chunks_exact(keys.head_dim) {
-                points.extend_from_slice(&key[subvector * sub_dim..(subvector + 1) * sub_dim]);
-                points.resize(points.len() + point_dim - sub_dim, 0.0);
+            let mut points = Cow::Borrowed(group_keys);
+            if m > 1 || config.is_augmented() {
+                let mut parts = Vec::with_capacity(group_keys.len() / keys.head_dim * point_dim);
+                for key in group_keys.chunks_exact(keys.head_dim) {
+                    parts.extend_from_slice(&key[subvector * sub_dim..(subvector + 1) * sub_dim]);
+                    parts.resize(parts.len() + point_dim - sub_dim, 0.0);
+                }
+                points = Cow::Owned(parts);
             }
             if config.is_augmented() {
-                *phi = largest_phi(simd, &points, sub_dim);
-                augment(simd, &mut points, sub_dim, *phi);
+                let points = points.to_mut();
+                *phi = largest_phi(simd, points, sub_dim);
+                augment(simd, points, sub_dim, *phi);
             }
+            let num_points = points.len() / point_dim;
             match first {
                 Some(lanes) => lanes[problem].to_centroids(centroids),
-                None => start(simd, training, problem, &points, point_dim, centroids),
+                // As on a GPU: of the points in their own order.
+                None if training.start == Start::Sampled => {
+                    sampled_start(training.seed, problem, &points, point_dim, centroids);
+                }
+                None => (),
             }
-            lloyd(simd, &points, point_dim, training, centroids);
+            let samples = Samples::new(num_points, config.num_centroids(), training.seed);
+            if let Some(samples) = &samples {
+                points = Cow::Owned(samples.to_front(&points, point_dim));
+            }
+            let ends = samples.as_ref().map(|samples| samples.ends);
+            if first.is_none() && training.start == Start::PlusPlus {
+                let of_sample = ends.map_or(num_points, |ends| ends[0]) * point_dim;
+                let mut rng = ChaCha8Rng::seed_from_u64(training.seed);
+                rng.set_stream(problem as u64);
+                let points = &points[..of_sample];
+                plus_plus_start(simd, points, point_dim, &mut rng, centroids);
+            }
+            let dims = (point_dim, sub_dim);
+            let codes = lloyd(simd, &points, ends, dims, training, centroids);
+            let codes = match &samples {
+                Some(samples) => samples.back(&codes),
+                None => codes,
+            };
             let done = 1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             progress(done, num_problems);
-        });
+            codes
+        })
+        .collect();
+    let codes = interleaved(codes, m);
     if !config.is_augmented() {
-        return (centroids, None);
+        return Trained {
+            centroids,
+            augmentation: None,
+            codes,
+        };
     }
     let of_each = || centroids.chunks_exact(point_dim);
     let components = of_each().map(|centroid| centroid[sub_dim]).collect();
     let plain = of_each().flat_map(|centroid| &centroid[..sub_dim]);
-    (
-        plain.copied().collect(),
-        Some(Augmentation { phis, components }),
-    )
+    Trained {
+        centroids: plain.copied().collect(),
+        augmentation: Some(Augmentation { phis, components }),
+        codes,
+    }
+}
+
+/// The codes `[groups, n, m]` of each (group, sub-vector).
+fn interleaved(mut codes: Vec<Vec<u8>>, m: usize) -> Vec<u8> {
+    if let [_] = codes[..] {
+        return codes.remove(0);
+    }
+    let groups = codes.chunks_exact(m);
+    let keys = groups.flat_map(|codes| (0..codes[0].len()).map(move |key| (codes, key)));
+    keys.flat_map(|(codes, key)| codes.iter().map(move |codes| codes[key]))
+        .collect()
 }
 
 on_each_isa! {
@@ -86,54 +153,136 @@ fn largest_phi_on<I: Isa>(_isa: I, points: &[f32], sub_dim: usize) -> f32 {
     phi(norms.fold(0.0, f32::max))
 }
 
-/// The first centroids of codebook `problem`, `[num_centroids, sub_dim]`.
-fn start(
-    simd: Simd,
-    training: &TrainConfig,
-    problem: usize,
-    points: &[f32],
-    sub_dim: usize,
-    centroids: &mut [f32],
-) {
-    if training.start == Start::Sampled {
-        let (n, num_centroids) = (points.len() / sub_dim, centroids.len() / sub_dim);
-        let samples = sampled(training.seed, problem, n, num_centroids);
-        for (centroid, point) in centroids.chunks_exact_mut(sub_dim).zip(samples) {
-            centroid.copy_from_slice(&points[point as usize * sub_dim..][..sub_dim]);
-        }
-        return;
+/// The first centroids of codebook `problem`, `[num_centroids, sub_dim]`: points drawn by lot.
+fn sampled_start(seed: u64, problem: usize, points: &[f32], sub_dim: usize, centroids: &mut [f32]) {
+    let (n, num_centroids) = (points.len() / sub_dim, centroids.len() / sub_dim);
+    let samples = sampled(seed, problem, n, num_centroids);
+    for (centroid, point) in centroids.chunks_exact_mut(sub_dim).zip(samples) {
+        centroid.copy_from_slice(&points[point as usize * sub_dim..][..sub_dim]);
     }
-    let mut rng = ChaCha8Rng::seed_from_u64(training.seed);
-    rng.set_stream(problem as u64);
-    plus_plus_start(simd, points, sub_dim, &mut rng, centroids);
 }
 
-/// Lloyd's algorithm for `points` `[n, sub_dim]`, n at least 1, on `centroids` `[num_centroids, sub_dim]`.
+/// Samples of many points, brought to the front. Of each so many blocks one is drawn by lot: what comes again at a distance,
+/// as positions in documents of one length, is in no sample more than in all points.
+struct Samples {
+    /// The blocks in their new order, of which the last alone may have fewer points.
+    blocks: Vec<u32>,
+    /// Where the smaller and the larger sample end, in points.
+    ends: [usize; 2],
+}
+
+impl Samples {
+    /// None for few points.
+    fn new(num_points: usize, num_centroids: usize, seed: u64) -> Option<Self> {
+        let are_enough = |points: usize| points >= num_centroids * SAMPLED_PER_CENTROID;
+        if num_points < LARGE || !are_enough(2 * num_points / SAMPLED) {
+            return None;
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let whole = num_points / (SAMPLED * POINTS_PER_BLOCK);
+        let mut blocks = vec![0; whole * SAMPLED];
+        for group in 0..whole {
+            let mut of_group: [u32; SAMPLED] =
+                std::array::from_fn(|i| (group * SAMPLED + i) as u32);
+            for i in 0..2 {
+                of_group.swap(i, rng.random_range(i..SAMPLED));
+                blocks[i * whole + group] = of_group[i];
+            }
+            let behind = 2 * whole + group * (SAMPLED - 2);
+            blocks[behind..behind + SAMPLED - 2].copy_from_slice(&of_group[2..]);
+        }
+        let first = blocks.len() as u32;
+        blocks.extend(first..num_points.div_ceil(POINTS_PER_BLOCK) as u32);
+        let tasks = |points: usize| points / POINTS_PER_TASK * POINTS_PER_TASK;
+        let [one, two] = [1, 2].map(|n| tasks(n * whole * POINTS_PER_BLOCK));
+        let smaller = if are_enough(one) { one } else { two };
+        Some(Samples {
+            blocks,
+            ends: [smaller, two],
+        })
+    }
+
+    /// `points` `[n, sub_dim]` in the new order.
+    fn to_front(&self, points: &[f32], sub_dim: usize) -> Vec<f32> {
+        let len = POINTS_PER_BLOCK * sub_dim;
+        let blocks = self.blocks.iter().map(|&block| {
+            let rest = &points[block as usize * len..];
+            &rest[..rest.len().min(len)]
+        });
+        let mut moved = Vec::with_capacity(points.len());
+        blocks.for_each(|block| moved.extend_from_slice(block));
+        moved
+    }
+
+    /// Codes in the points' own order.
+    fn back(&self, codes: &[u8]) -> Vec<u8> {
+        let mut back = vec![0; codes.len()];
+        for (codes, &block) in codes.chunks(POINTS_PER_BLOCK).zip(&self.blocks) {
+            back[block as usize * POINTS_PER_BLOCK..][..codes.len()].copy_from_slice(codes);
+        }
+        back
+    }
+}
+
+/// Lloyd's algorithm for `points` `[n, sub_dim]`, n at least 1, on `centroids` `[num_centroids, sub_dim]`, of which the
+/// first `rounded` components are rounded in the end; the points' codes with them. `ends`: of the samples in front, if any.
 fn lloyd(
     simd: Simd,
     points: &[f32],
-    sub_dim: usize,
+    ends: Option<[usize; 2]>,
+    (sub_dim, rounded): (usize, usize),
     training: &TrainConfig,
     centroids: &mut [f32],
-) {
-    let n = points.len() / sub_dim;
-    let mut assignments = Assignments::new(n);
-    let mut previous = vec![0; n];
-    let mut before = centroids.to_vec();
-    let mut lanes = CentroidLanes::new(centroids, sub_dim);
+) -> Vec<u8> {
+    let num_points = points.len() / sub_dim;
+    let is_large = ends.is_some();
+    let mut assignment = Assignment::new(simd, points, sub_dim, centroids.len() / sub_dim);
+    let active_in = |iteration: usize| match (ends, training.iterations - iteration) {
+        (Some(_), left) if left <= LAST_ITERATIONS[0] => num_points,
+        (Some(ends), left) if left <= LAST_ITERATIONS[0] + LAST_ITERATIONS[1] => ends[1],
+        (Some(ends), _) => ends[0],
+        (None, _) => num_points,
+    };
+    let mut previous = Vec::new();
+    // By how much centroids went beyond the means, where they did.
+    let mut beyond = 0.0;
     for iteration in 0..training.iterations {
-        assign(simd, points, &lanes, &mut assignments);
-        if iteration > 0 && assignments.codes == previous {
+        let active = active_in(iteration);
+        let may_be_last = !is_large || iteration + 1 == training.iterations;
+        let is_anew = may_be_last || iteration == 0;
+        assignment.update(centroids, active, Some(is_anew));
+        if active < num_points {
+            let beyond = if iteration == 0 { 0.0 } else { BEYOND };
+            assignment.move_to_means(centroids, beyond);
+            continue;
+        }
+        let is_same = assignment.codes == previous;
+        if is_same && beyond == 0.0 {
             break;
         }
-        before.copy_from_slice(centroids);
-        let has_new = move_to_means(simd, points, sub_dim, &assignments, centroids);
-        lanes.set(centroids);
-        std::mem::swap(&mut assignments.codes, &mut previous);
-        if !has_new && has_settled(&before, centroids, training.tolerance) {
+        previous.clone_from(&assignment.codes);
+        let before = centroids.to_vec();
+        let goes_on = !may_be_last && !is_same;
+        if !goes_on && !is_anew {
+            assignment.sum_anew();
+        }
+        beyond = if goes_on && iteration > 0 {
+            BEYOND
+        } else {
+            0.0
+        };
+        let has_new = assignment.move_to_means(centroids, beyond);
+        if !goes_on && !has_new && has_settled(&before, centroids, training.tolerance) {
             break;
         }
     }
+    for centroid in centroids.chunks_exact_mut(sub_dim) {
+        for component in &mut centroid[..rounded] {
+            *component = training.centroids.round(*component);
+        }
+    }
+    assignment.update(centroids, num_points, None);
+    assignment.codes
 }
 
 /// Whether centroids have moved no more than the tolerance allows.
@@ -147,195 +296,33 @@ fn has_settled(before: &[f32], after: &[f32], tolerance: f32) -> bool {
     shift <= f64::from(tolerance) * norm
 }
 
-/// Where each point belongs, and its affinity to the centroid there.
-struct Assignments {
-    codes: Vec<u8>,
-    affinities: Vec<f32>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Assignments {
-    fn new(n: usize) -> Self {
-        Assignments {
-            codes: vec![0; n],
-            affinities: vec![0.0; n],
-        }
-    }
-
-    /// Each point's squared distance to its centroid.
-    fn squared_distances(&self, points: &[f32], sub_dim: usize) -> Vec<f32> {
-        let points = points.chunks_exact(sub_dim).zip(&self.affinities);
-        points
-            .map(|(point, affinity)| (2.0 * (half_norm(point) - affinity)).max(0.0))
-            .collect()
-    }
-}
-
-fn assign(simd: Simd, points: &[f32], lanes: &CentroidLanes, assignments: &mut Assignments) {
-    let sub_dim = lanes.sub_dim();
-    assignments
-        .codes
-        .par_chunks_mut(POINTS_PER_TASK)
-        .zip(assignments.affinities.par_chunks_mut(POINTS_PER_TASK))
-        .zip(points.par_chunks(POINTS_PER_TASK * sub_dim))
-        .for_each(|((codes, affinities), points)| {
-            nearest_centroids(simd, lanes, points, sub_dim, codes, 1, affinities);
+    /// Enough keys for samples, by every instruction set; by any number of threads is the integration tests' matter.
+    #[test]
+    fn every_instruction_set_finds_the_same_centroids() {
+        let (tokens, sub_dim) = (8500, 5);
+        let config = PqConfig {
+            num_subvectors: 1,
+            bits: 4,
+            init_offset: 0,
+            ..PqConfig::default()
+        };
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let data: Vec<f32> = (0..tokens * sub_dim)
+            .map(|_| rng.random::<f32>() - 0.5)
+            .collect();
+        let keys = Keys::new(&data, [1, 1, tokens, sub_dim]).unwrap();
+        let trained = Simd::available().into_iter().map(|simd| {
+            let training = TrainConfig::default();
+            train(simd, &config, &training, keys, None, &|_, _| ())
         });
-}
-
-/// Moves every centroid to the mean of its points, and every centroid without points to the point
-/// farthest from its own centroid (each to another one), unless no point is away from its centroid; whether one was.
-fn move_to_means(
-    simd: Simd,
-    points: &[f32],
-    sub_dim: usize,
-    assignments: &Assignments,
-    centroids: &mut [f32],
-) -> bool {
-    /// Components of one parallel task. Every sum is taken in the order of the points, by one task.
-    const COMPONENTS_PER_TASK: usize = 16;
-    let num_centroids = centroids.len() / sub_dim;
-    let mut counts = vec![0u64; num_centroids];
-    for &code in &assignments.codes {
-        counts[usize::from(code)] += 1;
-    }
-    let sums: Vec<Vec<f64>> = (0..sub_dim)
-        .into_par_iter()
-        .step_by(COMPONENTS_PER_TASK)
-        .map(|first| {
-            let columns = first..sub_dim.min(first + COMPONENTS_PER_TASK);
-            let mut sums = vec![0.0; num_centroids * columns.len()];
-            sum_columns(
-                simd,
-                points,
-                sub_dim,
-                columns,
-                &assignments.codes,
-                &mut sums,
-            );
-            sums
-        })
-        .collect();
-    for (code, &count) in counts.iter().enumerate().filter(|&(_, &count)| count > 0) {
-        let centroid = &mut centroids[code * sub_dim..(code + 1) * sub_dim];
-        for (centroid, sums) in centroid.chunks_mut(COMPONENTS_PER_TASK).zip(&sums) {
-            let len = centroid.len();
-            for (component, sum) in centroid.iter_mut().zip(&sums[code * len..]) {
-                *component = (sum / count as f64) as f32;
-            }
+        let trained: Vec<Trained> = trained.collect();
+        for other in &trained[1..] {
+            assert_eq!(other.centroids, trained[0].centroids);
+            assert_eq!(other.codes, trained[0].codes);
         }
-    }
-
-    let num_empty = counts.iter().filter(|&&count| count == 0).count();
-    if num_empty == 0 {
-        return false;
-    }
-    let distances = assignments.squared_distances(points, sub_dim);
-    let mut farthest: Vec<usize> = (0..distances.len()).collect();
-    let by_distance = |a: &usize, b: &usize| distances[*b].total_cmp(&distances[*a]).then(a.cmp(b));
-    if num_empty < farthest.len() {
-        farthest.select_nth_unstable_by(num_empty, by_distance);
-        farthest.truncate(num_empty);
-    }
-    farthest.sort_unstable_by(by_distance);
-    let empty = (0..num_centroids).filter(|&code| counts[code] == 0);
-    let mut has_new = false;
-    for (code, n) in empty.zip(farthest) {
-        if distances[n] > 0.0 {
-            has_new = true;
-            centroids[code * sub_dim..(code + 1) * sub_dim]
-                .copy_from_slice(&points[n * sub_dim..(n + 1) * sub_dim]);
-        }
-    }
-    has_new
-}
-
-on_each_isa! {
-    /// Adds those components of every point to its code's sums `[num_centroids, columns.len()]`.
-    fn sum_columns(
-        points: &[f32],
-        sub_dim: usize,
-        columns: std::ops::Range<usize>,
-        codes: &[u8],
-        sums: &mut [f64],
-    ) = sum_columns_on;
-}
-
-#[inline(always)]
-fn sum_columns_on<I: Isa>(
-    _isa: I,
-    points: &[f32],
-    sub_dim: usize,
-    columns: std::ops::Range<usize>,
-    codes: &[u8],
-    sums: &mut [f64],
-) {
-    let len = columns.len();
-    for (point, &code) in points.chunks_exact(sub_dim).zip(codes) {
-        let sums = &mut sums[usize::from(code) * len..][..len];
-        for (sum, &x) in sums.iter_mut().zip(&point[columns.clone()]) {
-            *sum += f64::from(x);
-        }
-    }
-}
-
-/// k-means++ (Arthur and Vassilvitskii 2007): each next centroid is a point drawn with probability
-/// proportional to its squared distance from the nearest centroid so far.
-fn plus_plus_start(
-    simd: Simd,
-    points: &[f32],
-    sub_dim: usize,
-    rng: &mut impl Rng,
-    centroids: &mut [f32],
-) {
-    let n = points.len() / sub_dim;
-    let point = |i: usize| &points[i * sub_dim..(i + 1) * sub_dim];
-    let mut distances = vec![f32::INFINITY; n];
-    let mut next = rng.random_range(0..n);
-    for centroid in centroids.chunks_exact_mut(sub_dim) {
-        centroid.copy_from_slice(point(next));
-        distances
-            .par_chunks_mut(POINTS_PER_TASK)
-            .zip(points.par_chunks(POINTS_PER_TASK * sub_dim))
-            .for_each(|(distances, points)| lower_distances(simd, centroid, points, distances));
-
-        let total: f64 = distances.iter().map(|&d| f64::from(d)).sum();
-        next = if total > 0.0 && total.is_finite() {
-            let mut left = rng.random::<f64>() * total;
-            let drawn = distances.iter().position(|&d| {
-                left -= f64::from(d);
-                d > 0.0 && left <= 0.0
-            });
-            // Rounding may leave a little: then the last point that can be drawn is.
-            drawn.or_else(|| distances.iter().rposition(|&d| d > 0.0))
-        } else {
-            None
-        }
-        .unwrap_or_else(|| rng.random_range(0..n));
-    }
-}
-
-on_each_isa! {
-    /// Lowers each point's squared distance to that from `centroid` where that is nearer.
-    fn lower_distances(centroid: &[f32], points: &[f32], distances: &mut [f32])
-        = lower_distances_on;
-}
-
-#[inline(always)]
-fn lower_distances_on<I: Isa>(_isa: I, centroid: &[f32], points: &[f32], distances: &mut [f32]) {
-    for (point, distance) in points.chunks_exact(centroid.len()).zip(distances) {
-        // Eight sums, which the compiler keeps in one register.
-        let mut sums = [0.0f32; 8];
-        let (xs, x_rest) = point.as_chunks::<8>();
-        let (cs, c_rest) = centroid.as_chunks::<8>();
-        for (x, c) in xs.iter().zip(cs) {
-            for i in 0..8 {
-                let difference = x[i] - c[i];
-                sums[i] += difference * difference;
-            }
-        }
-        for (x, c) in x_rest.iter().zip(c_rest) {
-            sums[0] += (x - c) * (x - c);
-        }
-        *distance = distance.min(sums.iter().sum());
     }
 }

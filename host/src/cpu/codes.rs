@@ -4,12 +4,16 @@ use gpu_kernels::codebook::{augmented_component, squared_norm};
 use rayon::prelude::*;
 
 use super::centroid_lanes::{CentroidLanes, nearest_centroids};
+use super::fixed_point::{FixedCentroids, FixedPoints, nearest_of_many};
 use super::simd::{Isa, Simd, on_each_isa};
 use crate::config::MAX_HEAD_DIM;
 use crate::tensor::Keys;
 
 /// Multiply-adds of a call that are worth waking other threads for, about 20 us of one.
 const PARALLEL_WORK: usize = 1 << 19;
+
+/// Keys of a group from which on fixed point is worth preparing the centroids for.
+const MANY_KEYS: usize = 256;
 
 /// What keys are encoded with.
 #[derive(Debug, Clone, Copy)]
@@ -72,12 +76,38 @@ pub(crate) fn encode(encoder: Encoder<'_>, keys: &[f32], head_dim: usize, codes:
     /// Keys of one parallel task.
     const KEYS_PER_TASK: usize = 512;
     let m = encoder.m;
+    let sub_dim = head_dim / m;
+    let is_many = encoder.phis.is_none() && codes.len() / m >= MANY_KEYS;
+    let fixed_centroids: Vec<FixedCentroids> = encoder
+        .lanes
+        .iter()
+        .take(if is_many { m } else { 0 })
+        .map(|lanes| {
+            let mut centroids = vec![0.0; lanes.num_centroids() * sub_dim];
+            lanes.to_centroids(&mut centroids);
+            FixedCentroids::new(&centroids, sub_dim)
+        })
+        .collect();
     let encode_some = |(codes, keys): (&mut [u8], &[f32])| {
         for (subvector, lanes) in encoder.lanes.iter().enumerate() {
             let codes = &mut codes[subvector..];
             match encoder.phis {
+                None if is_many => {
+                    let points = &keys[subvector * sub_dim..];
+                    let mut fixed = FixedPoints::new(encoder.simd, points, head_dim, sub_dim);
+                    let centroids = (&fixed_centroids[subvector], lanes);
+                    nearest_of_many(
+                        encoder.simd,
+                        &mut fixed,
+                        centroids,
+                        points,
+                        head_dim,
+                        codes,
+                        m,
+                    );
+                }
                 None => {
-                    let points = &keys[subvector * (head_dim / m)..];
+                    let points = &keys[subvector * sub_dim..];
                     nearest_centroids(encoder.simd, lanes, points, head_dim, codes, m, &mut []);
                 }
                 Some(phis) => {

@@ -4,6 +4,11 @@
 pub mod simd;
 
 pub(crate) mod centroid_lanes;
+pub(crate) mod fixed_point;
+pub(crate) mod quantisation_error;
+
+mod assignment;
+mod plus_plus;
 
 pub mod aggregate;
 pub mod codebook;

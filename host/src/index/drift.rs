@@ -1,9 +1,10 @@
 //! How well the codebooks fit keys that came after training.
 
-use gpu_kernels::quantisation_error::{LANES, mean, squared_distance};
+use gpu_kernels::quantisation_error::{LANES, mean};
 use rayon::prelude::*;
 
 use super::{KeyIndex, check_same};
+use crate::cpu::quantisation_error::squared_distances;
 use crate::error::{Error, Result};
 use crate::tensor::{Component, Keys};
 
@@ -21,6 +22,8 @@ impl KeyIndex {
         position: usize,
         skip: usize,
     ) -> Result<f64> {
+        /// Keys of one parallel task.
+        const KEYS_PER_TASK: usize = 1024;
         let first_code = self.check_error_of(&keys, position, skip)?;
         let m = self.config.num_subvectors;
         let sub_dim = self.config.sub_dim(self.head_dim);
@@ -32,12 +35,22 @@ impl KeyIndex {
             let (group, subvector) = (codebook / m, codebook % m);
             let centroids = &self.centroids[codebook * of_codebook..][..of_codebook];
             let codes = &self.codes[group * code_stride + first_code * m..];
+            let keys = &keys.group(group)[skip * self.head_dim..];
+            let mut distances = vec![0.0; keys.len() / self.head_dim];
+            distances
+                .par_chunks_mut(KEYS_PER_TASK)
+                .zip(keys.par_chunks(KEYS_PER_TASK * self.head_dim))
+                .zip(codes.par_chunks(KEYS_PER_TASK * m))
+                .for_each(|((distances, keys), codes)| {
+                    let (points, codes) = (&keys[subvector * sub_dim..], &codes[subvector..]);
+                    let stride = self.head_dim;
+                    squared_distances(
+                        self.simd, points, stride, centroids, sub_dim, codes, m, distances,
+                    );
+                });
             let mut sums = [0.0; LANES];
-            let keys = keys.group(group)[skip * self.head_dim..].chunks_exact(self.head_dim);
-            for (i, (key, codes)) in keys.zip(codes.chunks_exact(m)).enumerate() {
-                let x = &key[subvector * sub_dim..][..sub_dim];
-                let c = &centroids[usize::from(codes[subvector]) * sub_dim..][..sub_dim];
-                sums[i % LANES] += f64::from(squared_distance(sub_dim, |i| x[i], |i| c[i]));
+            for (i, &distance) in distances.iter().enumerate() {
+                sums[i % LANES] += f64::from(distance);
             }
             sums
         });

@@ -121,35 +121,24 @@ impl KeyIndex {
         keys.check_finite()?;
 
         let first = earlier.map(KeyIndex::search_lanes);
-        let (mut centroids, augmentation) =
-            cpu::codebook::train(simd, config, training, keys, first, progress);
-        let dtype = training.centroids;
-        centroids
-            .iter_mut()
-            .for_each(|value| *value = dtype.round(*value));
+        let trained = cpu::codebook::train(simd, config, training, keys, first, progress);
         let mut index = Self::from_parts(
             IndexParts {
                 config: *config,
                 batch: keys.batch,
                 num_kv_heads: keys.num_kv_heads,
                 head_dim: keys.head_dim,
-                num_codes: 0,
-                centroids,
-                augmentation,
-                codes: Vec::new(),
+                num_codes: keys.tokens - config.init_offset,
+                centroids: trained.centroids,
+                augmentation: trained.augmentation,
+                codes: trained.codes,
             },
             capacity,
         )?;
-        let quantised = keys.copy_tokens(config.init_offset..keys.tokens);
-        index.append(Keys {
-            data: &quantised,
-            tokens: keys.tokens - config.init_offset,
-            ..keys
-        })?;
         let error = index.quantisation_error(keys, 0, config.init_offset)?;
         index.provenance = Provenance {
             training_error: (!error.is_nan()).then_some(error),
-            centroid_dtype: dtype,
+            centroid_dtype: training.centroids,
         };
         Ok(index)
     }

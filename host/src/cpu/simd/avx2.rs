@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{BYTES, FLOATS, Isa, Kind, Simd};
+use super::{BYTES, FLOATS, IntLanes, Isa, Kind, Simd};
 
 /// A processor with AVX2, FMA, BMI, LZCNT and POPCNT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,7 @@ macro_rules! halves {
 
 impl Isa for Avx2 {
     type Floats = [__m256; 2];
+    type Ints = [__m256i; 2];
     type Bytes = __m256i;
     /// Of each pair of lanes: the sum of both as one 16-bit number, and the sum of the upper ones.
     type Sums = [__m256i; 2];
@@ -105,6 +106,72 @@ impl Isa for Avx2 {
             }
         }
         (values, indices)
+    }
+
+    #[inline(always)]
+    fn splat_int(self, x: i32) -> Self::Ints {
+        // SAFETY: `self` is the proof that the processor has AVX2.
+        unsafe { [_mm256_set1_epi32(x); 2] }
+    }
+
+    #[inline(always)]
+    fn load_ints(self, from: &IntLanes) -> Self::Ints {
+        let from = from.0.as_ptr();
+        // SAFETY: as above; both halves are inside the array, which is aligned.
+        unsafe {
+            [
+                _mm256_load_si256(from.cast()),
+                _mm256_load_si256(from.add(8).cast()),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn store_ints(self, x: Self::Ints, to: &mut IntLanes) {
+        let to = to.0.as_mut_ptr();
+        // SAFETY: as above.
+        unsafe {
+            _mm256_store_si256(to.cast(), x[0]);
+            _mm256_store_si256(to.add(8).cast(), x[1]);
+        }
+    }
+
+    #[inline(always)]
+    fn add_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        halves!(_mm256_add_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn min_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        halves!(_mm256_min_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn max_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        halves!(_mm256_max_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn add_products(self, sums: Self::Ints, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        self.add_ints(sums, halves!(_mm256_madd_epi16(a, b)))
+    }
+
+    #[inline(always)]
+    fn with_low_byte(self, x: Self::Ints, byte: Self::Ints) -> Self::Ints {
+        let upper = self.splat_int(!255);
+        let upper = halves!(_mm256_and_si256(x, upper));
+        halves!(_mm256_or_si256(upper, byte))
+    }
+
+    #[inline(always)]
+    fn exceeds(self, a: Self::Ints, b: Self::Ints) -> u16 {
+        let above = halves!(_mm256_cmpgt_epi32(a, b));
+        // SAFETY: `self` is the proof that the processor has AVX2.
+        unsafe {
+            let low = _mm256_movemask_ps(_mm256_castsi256_ps(above[0]));
+            let high = _mm256_movemask_ps(_mm256_castsi256_ps(above[1]));
+            low as u16 | ((high as u16) << 8)
+        }
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{BYTES, FLOATS, Isa, Kind, Simd};
+use super::{BYTES, FLOATS, IntLanes, Isa, Kind, Simd};
 
 /// A processor with AVX-512 F, BW, VL and DQ and all of AVX2's; `VBMI` says whether byte permutations
 /// are there too.
@@ -102,6 +102,7 @@ impl<const VBMI: bool> Avx512<VBMI> {
 
 impl<const VBMI: bool> Isa for Avx512<VBMI> {
     type Floats = __m512;
+    type Ints = __m512i;
     type Bytes = __m512i;
     /// Of each pair of lanes: the sum of both as one 16-bit number, and the sum of the upper ones.
     type Sums = [__m512i; 2];
@@ -171,6 +172,60 @@ impl<const VBMI: bool> Isa for Avx512<VBMI> {
                 _mm512_mask_blend_ps(take, best.1, index),
             )
         }
+    }
+
+    #[inline(always)]
+    fn splat_int(self, x: i32) -> Self::Ints {
+        // SAFETY: as above.
+        unsafe { _mm512_set1_epi32(x) }
+    }
+
+    #[inline(always)]
+    fn load_ints(self, from: &IntLanes) -> Self::Ints {
+        // SAFETY: as above; 16 integers are read, and aligned.
+        unsafe { _mm512_load_si512(from.0.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn store_ints(self, x: Self::Ints, to: &mut IntLanes) {
+        // SAFETY: as above; 16 integers are written, and aligned.
+        unsafe { _mm512_store_si512(to.0.as_mut_ptr().cast(), x) }
+    }
+
+    #[inline(always)]
+    fn add_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        // SAFETY: as above.
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn min_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        // SAFETY: as above.
+        unsafe { _mm512_min_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn max_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        // SAFETY: as above.
+        unsafe { _mm512_max_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn add_products(self, sums: Self::Ints, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        // SAFETY: `self` is the proof that the processor has AVX-512 BW.
+        unsafe { _mm512_add_epi32(sums, _mm512_madd_epi16(a, b)) }
+    }
+
+    #[inline(always)]
+    fn with_low_byte(self, x: Self::Ints, byte: Self::Ints) -> Self::Ints {
+        // SAFETY: as above.
+        unsafe { _mm512_or_si512(_mm512_and_si512(x, _mm512_set1_epi32(!255)), byte) }
+    }
+
+    #[inline(always)]
+    fn exceeds(self, a: Self::Ints, b: Self::Ints) -> u16 {
+        // SAFETY: as above.
+        unsafe { _mm512_cmpgt_epi32_mask(a, b) }
     }
 
     #[inline(always)]

@@ -42,6 +42,11 @@ pub(crate) struct FloatLanes(pub(crate) [f32; FLOATS]);
 #[repr(C, align(64))]
 pub(crate) struct ByteLanes(pub(crate) [u8; BYTES]);
 
+/// 32-bit integers, or pairs of 16-bit ones, at the alignment of the widest vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub(crate) struct IntLanes(pub(crate) [i32; FLOATS]);
+
 /// An instruction set that this processor has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Simd(pub(crate) Kind);
@@ -133,6 +138,8 @@ impl Simd {
 pub(crate) trait Isa: Copy {
     /// [`FLOATS`] floats.
     type Floats: Copy;
+    /// [`FLOATS`] 32-bit integers.
+    type Ints: Copy;
     /// One part of a block of [`BYTES`] bytes.
     type Bytes: Copy;
     /// A 16-bit sum for each lane of [`Isa::Bytes`], in whatever order.
@@ -161,6 +168,19 @@ pub(crate) trait Isa: Copy {
         value: Self::Floats,
         index: Self::Floats,
     ) -> (Self::Floats, Self::Floats);
+
+    fn splat_int(self, x: i32) -> Self::Ints;
+    fn load_ints(self, from: &IntLanes) -> Self::Ints;
+    fn store_ints(self, x: Self::Ints, to: &mut IntLanes);
+    fn add_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    fn min_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    fn max_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    /// `sums` and the inner product of two pairs of 16-bit integers, of which none is -2^15; wrapping.
+    fn add_products(self, sums: Self::Ints, a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    /// `x` with its lowest byte replaced by `byte`, 0 to 255.
+    fn with_low_byte(self, x: Self::Ints, byte: Self::Ints) -> Self::Ints;
+    /// Bit `i` says whether `a[i] > b[i]`.
+    fn exceeds(self, a: Self::Ints, b: Self::Ints) -> u16;
 
     /// Part `part` of a block.
     fn load_bytes(self, from: &[u8; BYTES], part: usize) -> Self::Bytes;

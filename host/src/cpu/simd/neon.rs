@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 use std::array::from_fn;
 
-use super::{BYTES, FLOATS, Isa, Kind, Simd};
+use super::{BYTES, FLOATS, IntLanes, Isa, Kind, Simd};
 
 /// An aarch64 processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +23,22 @@ macro_rules! quarters {
     };
 }
 
+impl Neon {
+    /// Bit `i` says whether lane `i`, all ones or all zeros, is set.
+    #[inline(always)]
+    fn bits(self, lanes: [uint32x4_t; 4]) -> u16 {
+        let bits = [1u32, 2, 4, 8];
+        (0..4).fold(0, |mask, i| {
+            // SAFETY: `self` is the proof that the processor has NEON; four words are read.
+            let quarter = unsafe { vaddvq_u32(vandq_u32(lanes[i], vld1q_u32(bits.as_ptr()))) };
+            mask | ((quarter as u16) << (4 * i))
+        })
+    }
+}
+
 impl Isa for Neon {
     type Floats = [float32x4_t; 4];
+    type Ints = [int32x4_t; 4];
     type Bytes = [uint8x16_t; 4];
     type Sums = [uint16x8_t; 8];
     const PARTS: usize = 1;
@@ -68,13 +82,7 @@ impl Isa for Neon {
 
     #[inline(always)]
     fn at_least(self, a: Self::Floats, b: Self::Floats) -> u16 {
-        let bits = [1u32, 2, 4, 8];
-        (0..4).fold(0, |mask, i| {
-            // SAFETY: `self` is the proof that the processor has NEON; four words are read.
-            let quarter =
-                unsafe { vaddvq_u32(vandq_u32(vcgeq_f32(a[i], b[i]), vld1q_u32(bits.as_ptr()))) };
-            mask | ((quarter as u16) << (4 * i))
-        })
+        self.bits(quarters!(vcgeq_f32(a, b)))
     }
 
     #[inline(always)]
@@ -96,6 +104,64 @@ impl Isa for Neon {
             quarters!(vbslq_f32(take, value, best.0)),
             quarters!(vbslq_f32(take, index, best.1)),
         )
+    }
+
+    #[inline(always)]
+    fn splat_int(self, x: i32) -> Self::Ints {
+        // SAFETY: `self` is the proof that the processor has NEON.
+        unsafe { [vdupq_n_s32(x); 4] }
+    }
+
+    #[inline(always)]
+    fn load_ints(self, from: &IntLanes) -> Self::Ints {
+        // SAFETY: as above; quarter i < 4 is inside the array.
+        from_fn(|i| unsafe { vld1q_s32(from.0.as_ptr().add(4 * i)) })
+    }
+
+    #[inline(always)]
+    fn store_ints(self, x: Self::Ints, to: &mut IntLanes) {
+        for (i, x) in x.into_iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { vst1q_s32(to.0.as_mut_ptr().add(4 * i), x) };
+        }
+    }
+
+    #[inline(always)]
+    fn add_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        quarters!(vaddq_s32(a, b))
+    }
+
+    #[inline(always)]
+    fn min_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        quarters!(vminq_s32(a, b))
+    }
+
+    #[inline(always)]
+    fn max_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        quarters!(vmaxq_s32(a, b))
+    }
+
+    #[inline(always)]
+    fn add_products(self, sums: Self::Ints, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        // SAFETY: `self` is the proof that the processor has NEON.
+        from_fn(|i| unsafe {
+            let (a, b) = (vreinterpretq_s16_s32(a[i]), vreinterpretq_s16_s32(b[i]));
+            let low = vmull_s16(vget_low_s16(a), vget_low_s16(b));
+            let high = vmull_high_s16(a, b);
+            vaddq_s32(sums[i], vpaddq_s32(low, high))
+        })
+    }
+
+    #[inline(always)]
+    fn with_low_byte(self, x: Self::Ints, byte: Self::Ints) -> Self::Ints {
+        let upper = self.splat_int(!255);
+        let upper: Self::Ints = quarters!(vandq_s32(x, upper));
+        quarters!(vorrq_s32(upper, byte))
+    }
+
+    #[inline(always)]
+    fn exceeds(self, a: Self::Ints, b: Self::Ints) -> u16 {
+        self.bits(quarters!(vcgtq_s32(a, b)))
     }
 
     #[inline(always)]

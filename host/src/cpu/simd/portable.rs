@@ -1,6 +1,6 @@
 //! Plain arrays: what every processor has, and what the others are compared with.
 
-use super::{BYTES, FLOATS, Isa, Kind, Simd};
+use super::{BYTES, FLOATS, IntLanes, Isa, Kind, Simd};
 
 /// Loops over arrays, which the compiler may turn into the target's basic vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +13,7 @@ fn zip<T: Copy, const N: usize>(a: [T; N], b: [T; N], f: impl Fn(T, T) -> T) -> 
 
 impl Isa for Portable {
     type Floats = [f32; FLOATS];
+    type Ints = [i32; FLOATS];
     type Bytes = [u8; BYTES];
     type Sums = [u16; BYTES];
     const PARTS: usize = 1;
@@ -67,6 +68,55 @@ impl Isa for Portable {
             }
         }
         (values, indices)
+    }
+
+    #[inline(always)]
+    fn splat_int(self, x: i32) -> Self::Ints {
+        [x; FLOATS]
+    }
+
+    #[inline(always)]
+    fn load_ints(self, from: &IntLanes) -> Self::Ints {
+        from.0
+    }
+
+    #[inline(always)]
+    fn store_ints(self, x: Self::Ints, to: &mut IntLanes) {
+        to.0 = x;
+    }
+
+    #[inline(always)]
+    fn add_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        zip(a, b, i32::wrapping_add)
+    }
+
+    #[inline(always)]
+    fn min_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        zip(a, b, i32::min)
+    }
+
+    #[inline(always)]
+    fn max_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        zip(a, b, i32::max)
+    }
+
+    #[inline(always)]
+    fn add_products(self, sums: Self::Ints, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        let low = |x: i32| i32::from(x as i16);
+        let products = zip(a, b, |a, b| {
+            (low(a) * low(b)).wrapping_add((a >> 16) * (b >> 16))
+        });
+        self.add_ints(sums, products)
+    }
+
+    #[inline(always)]
+    fn with_low_byte(self, x: Self::Ints, byte: Self::Ints) -> Self::Ints {
+        zip(x, byte, |x, byte| (x & !255) | byte)
+    }
+
+    #[inline(always)]
+    fn exceeds(self, a: Self::Ints, b: Self::Ints) -> u16 {
+        (0..FLOATS).fold(0, |mask, i| mask | (u16::from(a[i] > b[i]) << i))
     }
 
     #[inline(always)]

@@ -70,6 +70,42 @@ fn check_floats_on<I: Isa>(isa: I, seed: u32) {
     same(&stored(indices), &expected);
 }
 
+/// Integers whose halves are every 16-bit number but -2^15.
+fn ints(seed: u32) -> IntLanes {
+    let halves = floats(seed).map(|x| x.to_bits() as i32);
+    let is_least = |x: i32| x as i16 == i16::MIN || (x >> 16) as i16 == i16::MIN;
+    IntLanes(halves.map(|x| if is_least(x) { 0x7fff_8001 } else { x }))
+}
+
+on_each_isa! {
+    fn check_ints(seed: u32) = check_ints_on;
+}
+
+#[inline(always)]
+fn check_ints_on<I: Isa>(isa: I, seed: u32) {
+    let [a, b, c] = [1, 2, 3].map(|i| ints(seed + i));
+    let (x, y, z) = (isa.load_ints(&a), isa.load_ints(&b), isa.load_ints(&c));
+    let check = |x: I::Ints, expected: fn(i32, i32, i32) -> i32| {
+        let mut to = IntLanes([0; FLOATS]);
+        isa.store_ints(x, &mut to);
+        let expected = std::array::from_fn(|i| expected(a.0[i], b.0[i], c.0[i]));
+        assert_eq!(to, IntLanes(expected));
+    };
+    check(isa.add_ints(x, y), |a, b, _| a.wrapping_add(b));
+    check(isa.min_ints(x, y), |a, b, _| a.min(b));
+    check(isa.max_ints(x, y), |a, b, _| a.max(b));
+    check(isa.add_products(x, y, z), |a, b, c| {
+        let product = |at: u32| i64::from((b >> at) as i16) * i64::from((c >> at) as i16);
+        (i64::from(a) + product(0) + product(16)) as i32
+    });
+    check(isa.with_low_byte(x, isa.splat_int(171)), |a, _, _| {
+        (a >> 8 << 8) + 171
+    });
+    let exceeds = (0..FLOATS).filter(|&i| a.0[i] > b.0[i]).map(|i| 1 << i);
+    assert_eq!(isa.exceeds(x, y), exceeds.sum::<u16>());
+    assert_eq!(isa.exceeds(x, x), 0);
+}
+
 on_each_isa! {
     fn check_bytes(seed: u32) = check_bytes_on;
 }
@@ -155,6 +191,7 @@ fn every_instruction_set_computes_lane_by_lane() {
     for simd in Simd::available() {
         for seed in 0..2000 {
             check_floats(simd, seed);
+            check_ints(simd, seed);
             check_bytes(simd, seed);
         }
     }
