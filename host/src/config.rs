@@ -347,3 +347,6 @@ impl SelectConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

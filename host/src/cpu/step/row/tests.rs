@@ -147,3 +147,33 @@ fn each_stage_is_timed() {
         assert!(weights.is_zero(), "none were asked for");
     }
 }
+
+/// A scan must have kept every key that could be as good as the `heavy_k`-th, and that one's deficit must be exact.
+#[test]
+fn a_scan_says_when_it_kept_too_little() {
+    let (m, bits, keys, heavy) = (8, 8, 20_000, 100);
+    let mut step = step(m, bits, keys, heavy, 1.0);
+    let Groups::Blocks(blocks) = &step.groups else {
+        panic!("a format of blocks");
+    };
+    let row = Row {
+        shape: &step.shape,
+        simd: step.index.simd(),
+        seq_len: keys as u32,
+        codes: group_codes(&step.shape, &step.index, 0),
+    };
+    let worker = &mut step.workers[0];
+    let table = worker.table.clone();
+    worker.filter.build(row.simd, &table);
+    let slack = worker.filter.slack();
+    let mut scan = |worker: &mut Worker, cut| worker.scan(row, &blocks[0], heavy, cut);
+    let nth = scan(worker, NO_CUT).expect("every deficit is exact and kept");
+    assert_eq!(scan(worker, nth + slack), Some(nth));
+    for cut in [nth + slack - 1, nth, nth - 1, 0] {
+        assert_eq!(scan(worker, cut), None, "{cut}, where {nth} is needed");
+    }
+    // So fine that only deficits far below that of the `heavy`-th are exact.
+    assert!(worker.filter.refine(row.simd, &table, 0));
+    assert!(worker.filter.refine(row.simd, &table, 0));
+    assert_eq!(scan(worker, NO_CUT), None);
+}
