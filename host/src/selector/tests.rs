@@ -37,3 +37,32 @@ fn lists_have_at_most_2_to_the_32_positions() {
         assert!(refused.contains("4294967296 in all"), "{refused}");
     }
 }
+
+#[test]
+fn a_selector_says_what_it_was_made_with_and_where_it_works() {
+    let parts = crate::index::IndexParts {
+        config: PqConfig {
+            init_offset: 0,
+            ..PqConfig::default()
+        },
+        batch: 1,
+        num_kv_heads: 1,
+        head_dim: 8,
+        num_codes: 3,
+        centroids: vec![0.5; 64 * 8],
+        augmentation: None,
+        codes: vec![1; 6],
+    };
+    let index = KeyIndex::from_parts(parts, 5).unwrap();
+    let config = SelectConfig {
+        heavy: 7,
+        ..SelectConfig::default()
+    };
+    let mut selector = Selector::new(&Backend::Cpu, index, config, 2, 1).unwrap();
+    assert_eq!(selector.config(), &config);
+    assert_eq!(
+        selector.cpu_step().map(|step| step.index().seq_len()),
+        Some(3)
+    );
+    assert!(selector.cuda_step().is_none());
+}

@@ -137,6 +137,7 @@ fn a_cut_falls_while_the_scan_goes_on() {
         let kept = |code: &usize| deficits[*code] <= needed;
         let listed: Vec<usize> = found.iter().map(|(code, _)| code as usize).collect();
         assert!((0..keys).filter(kept).all(|code| listed.contains(&code)));
-        assert!(listed.len() <= 800, "{}", listed.len());
+        // How often and how far the cut falls decides it, the same on every instruction set.
+        assert_eq!(listed.len(), 711);
     }
 }

@@ -177,3 +177,65 @@ fn a_scan_says_when_it_kept_too_little() {
     assert!(worker.filter.refine(row.simd, &table, 0));
     assert_eq!(scan(worker, NO_CUT), None);
 }
+
+#[test]
+fn a_cut_is_the_samples_deficit_a_little_further_than_expected_and_the_slack() {
+    let (keys, heavy) = (20_000, 100);
+    let mut step = step(8, 8, keys, heavy, 1.0);
+    let Groups::Blocks(blocks) = &step.groups else {
+        panic!("a format of blocks");
+    };
+    let row = Row {
+        shape: &step.shape,
+        simd: step.index.simd(),
+        seq_len: keys as u32,
+        codes: group_codes(&step.shape, &step.index, 0),
+    };
+    let worker = &mut step.workers[0];
+    let cut = worker.sampled_cut(row, &blocks[0], heavy);
+    let mut sample = [[0; BYTES]; Blocks::SAMPLE];
+    let len = blocks[0].sample(row.simd, &worker.filter, 0..keys, &mut sample);
+    let deficits = &mut sample.as_flattened_mut()[..len];
+    deficits.sort_unstable();
+    let rank = sample_rank(heavy, keys, len);
+    assert_eq!(cut, deficits[rank] + worker.filter.slack());
+    // A sample that is too small for as many promises nothing.
+    assert_eq!(worker.sampled_cut(row, &blocks[0], keys), NO_CUT);
+}
+
+/// Where there are fewer candidates than a list may have, its scores end with them.
+#[test]
+fn behind_the_last_score_is_padding() {
+    let codes = vec![0, 1, 1, 0, 1, 1];
+    let parts = IndexParts {
+        config: PqConfig {
+            num_subvectors: 2,
+            bits: 1,
+            init_offset: 0,
+            metric: Metric::L2,
+        },
+        batch: 1,
+        num_kv_heads: 1,
+        head_dim: 2,
+        num_codes: 3,
+        centroids: vec![1.0, 2.0, 10.0, 20.0],
+        augmentation: None,
+        codes,
+    };
+    let config = SelectConfig {
+        sink: 0,
+        window: 0,
+        heavy: 5,
+        short_context: false,
+        scores: true,
+        ..SelectConfig::default()
+    };
+    let index = KeyIndex::from_parts(parts, 3).unwrap();
+    let shape = step_shape(&index, &config, 1, 1).unwrap();
+    let mut selection = Selection::new(&shape, 1, false, true);
+    selection.heavy_positions.fill(7);
+    let query = Queries::new(&[1.0, 1.0], [1, 1, 1, 2]).unwrap();
+    Step::new(index, shape).select(query, &mut selection);
+    assert_eq!(selection.heavy_positions, [0, 1, 2, -1, -1]);
+    assert_eq!(selection.heavy_scores, [21.0, 12.0, 22.0, 0.0, 0.0]);
+}

@@ -106,3 +106,20 @@ fn few_tuples_are_looked_at() {
         assert!(picked <= 200, "{picked}");
     }
 }
+
+#[test]
+fn tuples_without_candidates_are_not_looked_at() {
+    for simd in Simd::available() {
+        let shape = shape(2, 6, 20);
+        let mut tuples = Tuples::new(&shape);
+        tuples.append(&shape, &codes(40, 6), 0..20);
+        let mut picked = Vec::new();
+        let scores = vec![1.0; 4096];
+        let candidates = pick(simd, &scores, &tuples.counts, None, &mut picked);
+        let counts = picked
+            .iter()
+            .map(|&tuple| tuples.counts[tuple as u32 as usize]);
+        assert_eq!((candidates, counts.clone().sum::<u32>()), (20, 20));
+        assert!(counts.clone().all(|count| count > 0));
+    }
+}
