@@ -166,7 +166,7 @@ fn a_scan_says_when_it_kept_too_little() {
     let table = worker.table.clone();
     worker.filter.build(row.simd, &table);
     let slack = worker.filter.slack();
-    let mut scan = |worker: &mut Worker, cut| worker.scan(row, &blocks[0], heavy, cut);
+    let scan = |worker: &mut Worker, cut| worker.scan(row, &blocks[0], heavy, cut);
     let nth = scan(worker, NO_CUT).expect("every deficit is exact and kept");
     assert_eq!(scan(worker, nth + slack), Some(nth));
     for cut in [nth + slack - 1, nth, nth - 1, 0] {
