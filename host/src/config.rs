@@ -381,3 +381,6 @@ impl SelectConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -246,3 +246,6 @@ impl Selection {
         (batch * self.num_qo_heads + head) * self.num_queries + query
     }
 }
+
+#[cfg(test)]
+mod tests;

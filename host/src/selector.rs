@@ -293,3 +293,6 @@ pub(crate) fn shape_of(
         pages_per_sequence: 0,
     })
 }
+
+#[cfg(test)]
+mod tests;

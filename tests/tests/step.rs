@@ -7,7 +7,7 @@ use keysieve::{
     Backend, IndexParts, KeyIndex, Keys, Metric, PqConfig, SelectConfig, Selector, TrainConfig,
 };
 use keysieve_tests::device::{CUDA, Device, Suite, check_same, fail};
-use keysieve_tests::oracle::{Context, Shape};
+use keysieve_tests::oracle::{Aggregation, Context, Shape};
 use keysieve_tests::shapes::{index_parts, one_row, pq_config, select_config};
 use keysieve_tests::steps::{check_against_oracle, keys, queries};
 use keysieve_tests::strategies::{Budget, Fill, LoopCase, Palette, any_loop_cases};
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         "every_table_size_on_any_threads",
         every_table_size_on_any_threads,
     );
+    suite.on_device("cpu", "rows_on_any_threads", rows_on_any_threads);
     suite.on_each_device("one_append_or_many_give_the_same", one_append_or_many);
     suite.run()
 }
@@ -396,6 +397,63 @@ fn every_table_size_on_any_threads(device: &Device) -> TestCaseResult {
                     })
                 })?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// 36 rows that threads share, by each of the ways, with keys that are encoded for each of several heads.
+fn rows_on_any_threads(_: &Device) -> TestCaseResult {
+    let per_head = Aggregation::PerHead;
+    for (head_dim, m, bits, causal, aggregation) in [
+        (16, 2, 6, false, per_head),
+        (16, 4, 5, false, per_head),
+        (256, 1, 5, true, per_head),
+        (16, 4, 5, false, Aggregation::Max),
+    ] {
+        let keys_before = 1000;
+        let shape = Shape {
+            batch: 3,
+            num_kv_heads: 2,
+            group_size: 2,
+            num_queries: 3,
+            head_dim,
+            num_subvectors: m,
+            bits,
+            init_offset: 5,
+            code_capacity: keys_before + 40,
+            sink: 7,
+            window: 11,
+            heavy: 50,
+            list_stride: 68,
+            weights_stride: keys_before + 45,
+            causal,
+            aggregation,
+            ..Shape::default()
+        };
+        let case = LoopCase {
+            shape,
+            num_codes: keys_before,
+            appends: vec![40],
+            weights: true,
+            centroids: Fill::usual(1),
+            augmentation: Some(Fill::usual(2)),
+            codes: Fill::usual(3),
+            keys: Fill::usual(4),
+            queries: Fill::usual(5),
+        };
+        for threads in [1, 3] {
+            let pool = ThreadPoolBuilder::new().num_threads(threads).build();
+            // A device stays on its thread.
+            let run = || {
+                let device = Device::open("cpu").map_err(fail)?;
+                decode_loop_matches_oracle(&device, case.clone())
+            };
+            pool.map_err(fail)?.install(run).map_err(|error| {
+                fail(format!(
+                    "m={m} bits={bits} causal={causal} {aggregation:?}, {threads} threads: {error}"
+                ))
+            })?;
         }
     }
     Ok(())

@@ -169,3 +169,22 @@ fn augment_on<I: Isa>(_isa: I, points: &mut [f32], sub_dim: usize, phi: f32) {
         point[sub_dim] = augmented_component(phi, squared_norm(sub_dim, |i| point[i]));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of three sub-vectors with 20 centroids of 5 components, each in two vectors of 16.
+    #[test]
+    fn work_is_counted_in_multiply_adds() {
+        let lanes = vec![CentroidLanes::new(&[0.0; 100], 5); 3];
+        let encoder = Encoder {
+            simd: Simd::available()[0],
+            m: 3,
+            lanes: &lanes,
+            phis: None,
+        };
+        assert_eq!(encoder.work(7), 3 * 7 * 32 * 5);
+        assert_eq!(encoder.work(usize::MAX), usize::MAX);
+    }
+}

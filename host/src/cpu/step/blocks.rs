@@ -332,3 +332,6 @@ fn deficits_on<I: Isa, const ROWS: usize>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

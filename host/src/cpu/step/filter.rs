@@ -295,6 +295,58 @@ mod tests {
         }
     }
 
+    /// At first the widest table just fits; then what lies up to `reach` just stays exact; never is a scale finer
+    /// than the rounding of a score allows.
+    #[test]
+    fn scales_are_as_fine_as_the_bound_allows() {
+        for simd in Simd::available() {
+            let mut filter = Filter::new(&shape(2, 4));
+            // Ranges of 4 and 1.
+            let mut table = vec![0.0; 32];
+            (table[3], table[9]) = (3.0, -1.0);
+            table[16..].fill(5.0);
+            table[20] = 6.0;
+            assert!(filter.look_at(simd, &table));
+            assert_eq!(filter.extremes, [[3.0, -1.0], [6.0, 5.0]]);
+            filter.build(simd, &table);
+            assert_eq!((filter.scale, filter.largest), (255.0 / 4.0, 32767));
+            let mut deficits = [[191; 16], [63; 16]];
+            (deficits[0][3], deficits[0][9], deficits[1][4]) = (0, 255, 0);
+            assert_eq!(filter.rows, deficits);
+
+            // Of 254, the two roundings are left; a scale less than 1.5 times as fine is not worth it.
+            assert!(!filter.refine(simd, &table, 166));
+            assert_eq!((filter.scale, filter.largest), (63.75, 32767));
+            assert!(filter.refine(simd, &table, 165));
+            assert_eq!((filter.scale, filter.largest), (63.75 * 1.5, 254));
+            filter.build(simd, &table);
+            assert!(filter.refine(simd, &table, 3));
+            assert_eq!((filter.scale, filter.largest), (63.75 * 42.0, 254));
+            (deficits[0], deficits[1]) = ([255; 16], [255; 16]);
+            (deficits[0][3], deficits[1][4]) = (0, 0);
+            assert_eq!(filter.rows, deficits);
+
+            // Entries of 2^20 that differ by half: 2 * E is 2 * m * 2^-24 * (2^21 + 1.5), roughly.
+            table[..16].fill(1_048_576.0);
+            table[5] = 1_048_576.5;
+            table[16..].fill(0.0);
+            table[16] = -1.0;
+            assert!(filter.look_at(simd, &table));
+            filter.build(simd, &table);
+            let finest = 0.9 / (4.0 * 2_097_153.5 * 1.0001 / 16_777_216.0);
+            assert_eq!((filter.scale, filter.largest), (finest as f32, 32767));
+            assert!(!filter.refine(simd, &table, 0));
+        }
+    }
+
+    /// `[m, 2^bits / 16]` rows of 16, and one more behind an odd number of pairs' halves.
+    #[test]
+    fn rows_are_as_many_as_the_tables_need() {
+        for (m, bits, rows) in [(1, 1, 2), (2, 4, 2), (3, 2, 4), (4, 5, 8), (2, 8, 32)] {
+            assert_eq!(Filter::new(&shape(m, bits)).rows.len(), rows);
+        }
+    }
+
     #[test]
     fn what_cannot_be_bounded_is_said() {
         for simd in Simd::available() {

@@ -384,3 +384,6 @@ fn score_batches<'a, const CENTROIDS: usize>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -343,3 +343,6 @@ fn pick_on<I: Isa>(
     }
     candidates
 }
+
+#[cfg(test)]
+mod tests;
