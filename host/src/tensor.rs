@@ -196,7 +196,7 @@ impl<'a, T: Component> Keys<'a, T> {
     pub(crate) fn check_finite(&self) -> Result<()> {
         /// Components that are looked at without a branch, and of one parallel task.
         const AT_A_TIME: usize = 1 << 16;
-        let all_finite = |part: &[f32]| part.iter().fold(true, |all, x| all & x.is_finite());
+        let all_finite = |part: &[T]| part.iter().fold(true, |all, x| all & x.is_finite());
         let is_finite = match self.data.len() {
             0..=AT_A_TIME => all_finite(self.data),
             _ => self.data.par_chunks(AT_A_TIME).all(all_finite),
