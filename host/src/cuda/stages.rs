@@ -30,7 +30,7 @@ impl CudaStages {
     pub fn new(device: &Device) -> Result<Self> {
         device.enter()?;
         Ok(CudaStages {
-            stream: Stream::new(StreamFlags::DEFAULT, None).or_driver_error()?,
+            stream: Stream::new(StreamFlags::NON_BLOCKING, None).or_driver_error()?,
             device: device.clone(),
         })
     }

@@ -94,7 +94,8 @@ impl Step {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
         device.enter()?;
-        let stream = Stream::new(StreamFlags::DEFAULT, None).or_driver_error()?;
+        // The legacy default stream, which others may use at any time, must not end a capture.
+        let stream = Stream::new(StreamFlags::NON_BLOCKING, None).or_driver_error()?;
         let batch = index.batch();
         // Sixteen codes are read at once: every group's room begins aligned.
         let shape = StepShape {

@@ -249,7 +249,7 @@ impl Drop for Gate {
 /// What the driver answers, also when `2 * bytes` cannot be allocated.
 pub fn copy_bandwidth(device: &Device, bytes: usize, runs: usize) -> Result<f64> {
     device.enter()?;
-    let stream = Stream::new(StreamFlags::DEFAULT, None).or_driver_error()?;
+    let stream = Stream::new(StreamFlags::NON_BLOCKING, None).or_driver_error()?;
     // SAFETY: nothing reads the bytes for their values.
     let buffer = || unsafe { DeviceBuffer::<u8>::uninitialized(bytes) }.or_driver_error();
     let (from, to) = (buffer()?, buffer()?);

@@ -21,9 +21,17 @@ fn shape() -> StepShape {
     }
 }
 
+fn config() -> SelectConfig {
+    SelectConfig {
+        weights: true,
+        scores: true,
+        ..SelectConfig::default()
+    }
+}
+
 /// Lists of a context of 9.
 fn selection() -> Selection {
-    let mut selection = Selection::new(&shape(), 2, true, true);
+    let mut selection = Selection::new(&shape(), 2, &config());
     selection.seq_len = 9;
     selection.positions = vec![0, 5, 8, 1, 2, 8, 3, 4, 8, 6, 7, 8];
     selection.lengths.fill(3);
@@ -42,7 +50,7 @@ fn every_difference_counts() {
     let one = selection();
     assert_eq!(one, selection());
     let changes: [fn(&mut Selection); 15] = [
-        |other| *other = Selection::new(&shape(), 1, true, true),
+        |other| *other = Selection::new(&shape(), 1, &config()),
         |other| other.num_qo_heads = 1,
         |other| other.num_queries = 2,
         |other| other.seq_len = 10,

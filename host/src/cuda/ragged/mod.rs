@@ -89,7 +89,7 @@ impl RaggedStep {
 
         let batch = Batch::new(config)?;
         device.enter()?;
-        let stream = Stream::new(StreamFlags::DEFAULT, None).or_driver_error()?;
+        let stream = Stream::new(StreamFlags::NON_BLOCKING, None).or_driver_error()?;
         let shape = batch.shape;
         let rows = config.batch * shape.rows_per_batch() as usize;
         let lists = shape.of_lists();

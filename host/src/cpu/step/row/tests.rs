@@ -49,7 +49,7 @@ fn step(m: usize, bits: u32, keys: usize, heavy: usize, wide: f32) -> Step {
         ..SelectConfig::default()
     };
     let shape = step_shape(&index, &config, 1, 1).unwrap();
-    let mut selection = Selection::new(&shape, 1, false, false);
+    let mut selection = Selection::new(&shape, 1, &config);
     let mut step = Step::new(index, shape);
     let query = vec![1.0; m];
     step.select(Queries::new(&query, [1, 1, 1, m]).unwrap(), &mut selection);
@@ -232,7 +232,7 @@ fn behind_the_last_score_is_padding() {
     };
     let index = KeyIndex::from_parts(parts, 3).unwrap();
     let shape = step_shape(&index, &config, 1, 1).unwrap();
-    let mut selection = Selection::new(&shape, 1, false, true);
+    let mut selection = Selection::new(&shape, 1, &config);
     selection.heavy_positions.fill(7);
     let query = Queries::new(&[1.0, 1.0], [1, 1, 1, 2]).unwrap();
     Step::new(index, shape).select(query, &mut selection);
