@@ -3,11 +3,11 @@
 use std::ffi::c_void;
 
 use cust::memory::{DeviceBuffer, DeviceCopy};
-use cust::stream::Stream;
 use cust::sys;
 use gpu_kernels::kernel::{In, Out};
 
 use super::error::OrDriverError;
+use super::stream::Stream;
 use crate::error::Result;
 
 /// `len` elements in device memory, allocated once.
@@ -87,7 +87,7 @@ impl<T: DeviceCopy> Buffer<T> {
         let mut data = vec![T::default(); self.len];
         // SAFETY: `data` lives on until the stream is synchronised below.
         unsafe { self.read(&mut data, stream)? };
-        let Err(error) = stream.synchronize().or_driver_error() else {
+        let Err(error) = stream.synchronize() else {
             return Ok(data);
         };
         if stream.synchronize().is_err() {

@@ -1,10 +1,10 @@
 //! The stages' buffers.
 
-use cust::stream::Stream;
 use gpu_kernels::step::StepShape;
 use gpu_kernels::top_k;
 
 use super::buffer::Buffer;
+use super::stream::Stream;
 use crate::error::Result;
 use crate::index::Augmentation;
 use crate::selection::{Indices, Selection};

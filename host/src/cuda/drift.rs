@@ -1,6 +1,5 @@
 //! How well codebooks fit keys: measured where the keys lie.
 
-use cust::stream::Stream;
 use gpu_kernels::kmeans::KMeansShape;
 use gpu_kernels::quantisation_error::{LANES, QuantisationError, mean};
 
@@ -9,6 +8,7 @@ use super::device::Device;
 use super::keys::{DeviceKeys, KeyBuffer};
 use super::launch::{Grid, launch};
 use super::step::Step;
+use super::stream::Stream;
 use crate::error::Result;
 use crate::tensor::{Component, Keys};
 

@@ -1,11 +1,10 @@
 //! Keys in device memory, as a key-value cache lays them out.
 
-use cust::stream::{Stream, StreamFlags};
 use gpu_kernels::kmeans::{ALL_FINITE, KMeansShape};
 
 use super::buffer::Buffer;
 use super::device::Device;
-use super::error::OrDriverError;
+use super::stream::Stream;
 use crate::error::{Error, Result};
 use crate::tensor::KeySlice;
 
@@ -138,9 +137,9 @@ impl KeyBuffer {
             KeySlice::F16(keys) => (KeyDtype::F16, keys.len(), bytemuck::cast_slice(keys)),
             KeySlice::Bf16(keys) => (KeyDtype::Bf16, keys.len(), bytemuck::cast_slice(keys)),
         };
-        let stream = Stream::new(StreamFlags::NON_BLOCKING, None).or_driver_error()?;
+        let stream = Stream::new()?;
         let bytes = Buffer::from_slice(bytes, &stream)?;
-        stream.synchronize().or_driver_error()?;
+        stream.synchronize()?;
         Ok(KeyBuffer {
             bytes,
             dtype,

@@ -50,6 +50,7 @@ mod select;
 mod sequences;
 mod stages;
 pub mod step;
+mod stream;
 pub mod timing;
 pub mod train;
 mod tuples;
@@ -65,5 +66,6 @@ pub use out::{OutArray, OutLists};
 pub use ragged::{RaggedBuffers, RaggedStep};
 pub use replay::DeviceBuffers;
 pub use stages::CudaStages;
+pub use stream::Stream;
 
 pub use crate::tensor::KeySlice;

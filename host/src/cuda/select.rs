@@ -1,12 +1,12 @@
 //! The fused step for large tables: its buffers and its launch.
 
-use cust::stream::Stream;
 use gpu_kernels::select::{KEYS_PER_WORD, Plan, SelectSurvivors, SelectSurvivorsFiltered};
 use gpu_kernels::step::StepShape;
 
 use super::buffer::Buffer;
 use super::enqueue::{CodesBuffers, Enqueuer, ListBuffers};
 use super::launch::{Grid, launch};
+use super::stream::Stream;
 use crate::error::Result;
 
 /// What blocks of a row leave for each other, and which keys have a weight.

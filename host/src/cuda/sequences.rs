@@ -1,10 +1,10 @@
 //! The sequences of a batch on the device: lengths, regions, and where the pages of their codes are.
 
-use cust::stream::Stream;
 use gpu_kernels::kernel::{In, Out};
 use gpu_kernels::step::SequenceParams;
 
 use super::buffer::Buffer;
+use super::stream::Stream;
 use crate::error::Result;
 
 /// One [`SequenceParams`] a sequence, and a page table where codes come in pages.

@@ -1,6 +1,5 @@
 //! Each stage alone: buffers are made, filled, and read back for every call.
 
-use cust::stream::{Stream, StreamFlags};
 use gpu_kernels::codebook::half_norm;
 use gpu_kernels::step::StepShape;
 
@@ -8,8 +7,8 @@ use super::aggregate::AggregateBuffers;
 use super::buffer::Buffer;
 use super::device::Device;
 use super::enqueue::{AugmentationBuffers, CodesBuffers, Enqueuer, ListBuffers, TopKBuffers};
-use super::error::OrDriverError;
 use super::sequences::Sequences;
+use super::stream::Stream;
 use crate::error::Result;
 use crate::index::Augmentation;
 use crate::stages::Stages;
@@ -30,7 +29,7 @@ impl CudaStages {
     pub fn new(device: &Device) -> Result<Self> {
         device.enter()?;
         Ok(CudaStages {
-            stream: Stream::new(StreamFlags::NON_BLOCKING, None).or_driver_error()?,
+            stream: Stream::new()?,
             device: device.clone(),
         })
     }

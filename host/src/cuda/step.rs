@@ -2,17 +2,16 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cust::stream::{Stream, StreamFlags};
 use gpu_kernels::step::StepShape;
 
 use super::aggregate::AggregateBuffers;
 use super::buffer::Buffer;
 use super::device::Device;
 use super::enqueue::{AugmentationBuffers, IndexBuffers, ListBuffers, TopKBuffers};
-use super::error::OrDriverError;
 use super::heuristics::{Variant, plans, tuple_blocks};
 use super::select::SelectBuffers;
 use super::sequences::Sequences;
+use super::stream::Stream;
 use super::tuples::{TupleBuffers, num_lens};
 use super::turn::Turn;
 use crate::error::{Error, Result};
@@ -94,8 +93,7 @@ impl Step {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
         device.enter()?;
-        // The legacy default stream, which others may use at any time, must not end a capture.
-        let stream = Stream::new(StreamFlags::NON_BLOCKING, None).or_driver_error()?;
+        let stream = Stream::new()?;
         let batch = index.batch();
         // Sixteen codes are read at once: every group's room begins aligned.
         let shape = StepShape {
@@ -218,7 +216,7 @@ impl Step {
     /// [`Error::DeviceLost`] and [`Error::Driver`].
     pub fn synchronize(&self) -> Result<()> {
         self.enter_own_stream()?;
-        self.stream.synchronize().or_driver_error()
+        self.stream.synchronize()
     }
 
     pub(crate) fn select(&mut self, queries: Queries<'_>, selection: &mut Selection) -> Result<()> {

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cust::memory::{DeviceBuffer, mem_get_info};
-use cust::stream::{Stream, StreamFlags};
 use cust::sys;
 
 use super::device::Device;
@@ -13,6 +12,7 @@ use super::error::OrDriverError;
 use super::event::Event;
 use super::graph::StepGraph;
 use super::step::Step;
+use super::stream::Stream;
 use crate::error::Result;
 
 /// The longest that a [`Gate`] holds the stream: work that does not fit behind it would wait for ever.
@@ -96,7 +96,7 @@ pub fn in_rotation(
 ) -> Result<f64> {
     assert!(!steps.is_empty() && rounds > 0);
     device.enter()?;
-    let stream = Stream::new(StreamFlags::NON_BLOCKING, None).or_driver_error()?;
+    let stream = Stream::new()?;
     let (start, end) = (Event::new()?, Event::new()?);
     let work = steps_in_rotation(steps, rounds, stream.as_inner(), &start, &end);
     // Steps let go of the stream before it goes, also when one of them failed.
@@ -231,7 +231,7 @@ impl Gate {
                 std::hint::spin_loop();
             }
         };
-        stream.add_callback(Box::new(wait)).or_driver_error()?;
+        stream.call(wait)?;
         Ok(gate)
     }
 }
@@ -249,7 +249,7 @@ impl Drop for Gate {
 /// What the driver answers, also when `2 * bytes` cannot be allocated.
 pub fn copy_bandwidth(device: &Device, bytes: usize, runs: usize) -> Result<f64> {
     device.enter()?;
-    let stream = Stream::new(StreamFlags::NON_BLOCKING, None).or_driver_error()?;
+    let stream = Stream::new()?;
     // SAFETY: nothing reads the bytes for their values.
     let buffer = || unsafe { DeviceBuffer::<u8>::uninitialized(bytes) }.or_driver_error();
     let (from, to) = (buffer()?, buffer()?);

@@ -1,6 +1,5 @@
 //! Training on the GPU, from keys that lie in device memory.
 
-use cust::stream::{Stream, StreamFlags};
 use gpu_kernels::codebook::half_norm;
 use gpu_kernels::kernel::In;
 use gpu_kernels::kmeans::{
@@ -11,9 +10,9 @@ use gpu_kernels::kmeans::{
 use super::buffer::Buffer;
 use super::device::Device;
 use super::drift::quantisation_error;
-use super::error::OrDriverError;
 use super::keys::DeviceKeys;
 use super::launch::{Grid, MAX_GRID_Y, launch};
+use super::stream::Stream;
 use crate::codebook_start::sampled;
 use crate::config::{CentroidDtype, PqConfig, Start, TrainConfig};
 use crate::error::{Error, Result};
@@ -71,7 +70,7 @@ pub(crate) unsafe fn train_from(
     let mut work = Work::new(device, config, keys)?;
     let result = work.run(training, earlier);
     // Nothing may still work on the caller's keys, and buffers go only then.
-    let waited = work.stream.synchronize().or_driver_error();
+    let waited = work.stream.synchronize();
     result.and(waited)?;
     work.index(config, capacity, training.centroids)
 }
@@ -100,7 +99,7 @@ struct Work<'a> {
 
 impl<'a> Work<'a> {
     fn new(device: &'a Device, config: &PqConfig, keys: &'a DeviceKeys) -> Result<Self> {
-        let stream = Stream::new(StreamFlags::NON_BLOCKING, None).or_driver_error()?;
+        let stream = Stream::new()?;
         let groups = keys.batch * keys.num_kv_heads;
         let problems = groups * config.num_subvectors;
         let mut shape = keys.kmeans_shape(config);
@@ -267,7 +266,7 @@ impl<'a> Work<'a> {
             )
         };
         // The samples go at the end of this call.
-        launched.and(self.stream.synchronize().or_driver_error())
+        launched.and(self.stream.synchronize())
     }
 
     fn assign(&self, first: usize, problems: usize, encodes: bool) -> Result<()> {

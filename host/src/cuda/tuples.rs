@@ -1,6 +1,5 @@
 //! The fused step for small formats: its buffers and its launches.
 
-use cust::stream::Stream;
 use gpu_kernels::select_tuples::{
     KEYS_PER_THREAD, KEYS_PER_TILE, REFERENCE_FORMAT, SelectTuples, SelectTuplesReference, Staging,
     layout,
@@ -12,6 +11,7 @@ use super::buffer::Buffer;
 use super::enqueue::{CodesBuffers, Enqueuer, ListBuffers};
 use super::heuristics::TupleBlocks;
 use super::launch::{Grid, launch};
+use super::stream::Stream;
 use crate::error::Result;
 
 /// How often each tuple of codes occurs, and which keys have a weight: see `gpu_kernels::tuple_counts`.

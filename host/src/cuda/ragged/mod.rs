@@ -5,7 +5,6 @@ mod slots;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cust::stream::{Stream, StreamFlags};
 use cust::sys;
 use gpu_kernels::step::SequenceParams;
 
@@ -13,11 +12,11 @@ use super::aggregate::AggregateBuffers;
 use super::buffer::Buffer;
 use super::device::Device;
 use super::enqueue::{AugmentationBuffers, IndexBuffers, ListBuffers, TopKBuffers};
-use super::error::OrDriverError;
 use super::graph::StepGraph;
 use super::heuristics::Variant;
 use super::sequences::Sequences;
 use super::turn::Turn;
+use crate::cuda::stream::Stream;
 use crate::error::{Error, Result};
 use crate::ragged::{Batch, RaggedConfig};
 use crate::selection::Selection;
@@ -89,7 +88,7 @@ impl RaggedStep {
 
         let batch = Batch::new(config)?;
         device.enter()?;
-        let stream = Stream::new(StreamFlags::NON_BLOCKING, None).or_driver_error()?;
+        let stream = Stream::new()?;
         let shape = batch.shape;
         let rows = config.batch * shape.rows_per_batch() as usize;
         let lists = shape.of_lists();
@@ -180,7 +179,7 @@ impl RaggedStep {
     /// [`Error::DeviceLost`] and [`Error::Driver`].
     pub fn synchronize(&self) -> Result<()> {
         self.enter_own_stream()?;
-        self.stream.synchronize().or_driver_error()
+        self.stream.synchronize()
     }
 
     fn enter_own_stream(&self) -> Result<()> {
