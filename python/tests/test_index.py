@@ -237,7 +237,7 @@ def test_several_threads_use_one_index(index, keys, queries):
 
 def test_the_interpreter_runs_while_the_library_works():
     """Another thread counts during one long training."""
-    keys = np.random.default_rng(0).standard_normal((1, 2, 20_000, 64), np.float32)
+    keys = np.random.default_rng(0).standard_normal((1, 8, 40_000, 64), np.float32)
     counts, done = [0], threading.Event()
 
     def count():
