@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         if sim::text(file).contains(".entry select_survivors(") {
             stage("select_survivors", select_survivors, 100);
             stage("select_survivors_long", select_survivors_long, 20);
+            stage("select_survivors_filtered", select_survivors_filtered, 40);
         }
         trials.push(Trial::test(
             format!("{file}::a_barrier_taken_away_is_missed"),
@@ -244,6 +245,17 @@ fn select_survivors(file: &'static str, cases: u32) -> Result<(), Failed> {
 /// The same on rows that a block scores in many turns, so that cuts rise and lists are compacted.
 fn select_survivors_long(file: &'static str, cases: u32) -> Result<(), Failed> {
     select_cases(file, cases, long_step())
+}
+
+/// The same for formats that have a filter; half of the plans do.
+fn select_survivors_filtered(file: &'static str, cases: u32) -> Result<(), Failed> {
+    let steps = prop_oneof![step(true), long_step()];
+    let has_filter = |(case, _): &(StepCase, u64)| matches!(case.shape.num_subvectors, 8 | 16);
+    select_cases(
+        file,
+        cases,
+        steps.prop_filter("a format with a filter", has_filter),
+    )
 }
 
 fn select_cases(
