@@ -170,5 +170,9 @@ def find_sim_driver():
     """The simulated driver, where the workspace has been built."""
     root = os.path.join(os.path.dirname(__file__), "..", "..")
     target = os.environ.get("CARGO_TARGET_DIR", os.path.join(root, "target"))
-    path = os.path.join(target, "debug", "libkeysieve_sim_driver.so")
-    return os.path.abspath(path) if os.path.exists(path) else None
+    # `cargo test` leaves it in deps, `cargo build` beside it too.
+    for folder in ("debug/deps", "debug"):
+        path = os.path.join(target, folder, "libkeysieve_sim_driver.so")
+        if os.path.exists(path):
+            return os.path.abspath(path)
+    return None
