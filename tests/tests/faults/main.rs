@@ -97,10 +97,14 @@ fn main() -> ExitCode {
             _ => &[],
         };
         for &(scenario, what) in others {
+            let (usable, fatal): (&[u32], &[u32]) = match what {
+                "training" => (&USABLE, &FATAL),
+                _ => (&USABLE_FEW, &FATAL_FEW),
+            };
             let trial = format!("{what}_usable_after_a_fault");
-            add(&trial, scenario, false, &USABLE_FEW);
+            add(&trial, scenario, false, usable);
             let trial = format!("{what}_a_lost_context");
-            add(&trial, scenario, true, &FATAL_FEW);
+            add(&trial, scenario, true, fatal);
         }
     }
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
@@ -236,8 +240,10 @@ impl Job {
         .in_own_process()?;
         let calls = (1..).zip(lines);
         let targets = calls.filter(|(_, line)| line[0] == "1");
-        // A process for each fault: one of four calls will do beside the first scenario's.
-        let stride = if self.stays && self.scenario > 0 {
+        // A process for each fault: for work on a caller's arrays and ragged batches, whose calls are much like
+        // the first scenario's, one of four calls will do.
+        let trains = SCENARIOS[self.scenario].ops.contains(&Op::Train);
+        let stride = if self.stays && self.scenario > 0 && !trains {
             4
         } else {
             1
