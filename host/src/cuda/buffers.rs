@@ -5,7 +5,7 @@ use gpu_kernels::top_k;
 
 use super::buffer::Buffer;
 use super::stream::Stream;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::index::Augmentation;
 use crate::selection::{Indices, Selection};
 
@@ -99,7 +99,7 @@ impl ListBuffers {
     }
 
     /// Enqueues the copies to the host; the caller synchronises, whatever comes back.
-    pub(super) fn read(&self, selection: &mut Selection, stream: &Stream) -> Result<()> {
+    fn read(&self, selection: &mut Selection, stream: &Stream) -> Result<()> {
         // SAFETY: the caller synchronises before it lets go of the selection.
         unsafe {
             self.positions.read(&mut selection.positions, stream)?;
@@ -149,7 +149,7 @@ impl IndexBuffers {
     }
 
     /// As [`ListBuffers::read`].
-    pub(super) fn read(&self, selection: &mut Selection, stream: &Stream) -> Result<()> {
+    fn read(&self, selection: &mut Selection, stream: &Stream) -> Result<()> {
         match &mut selection.indices {
             None => Ok(()),
             // SAFETY: the caller synchronises before it lets go of the selection.
@@ -158,6 +158,26 @@ impl IndexBuffers {
             Some(Indices::I64(indices)) => unsafe { self.wide.read(indices, stream) },
         }
     }
+}
+
+/// [`ListBuffers::read`] and [`IndexBuffers::read`]; the caller synchronises, whatever comes back.
+pub(super) fn read_lists(
+    list: &ListBuffers,
+    indices: &IndexBuffers,
+    selection: &mut Selection,
+    stream: &Stream,
+) -> Result<()> {
+    list.read(selection, stream)?;
+    indices.read(selection, stream)
+}
+
+/// What a read gets before anything was listed.
+pub(super) fn nothing_listed() -> Error {
+    Error::invalid(
+        "step",
+        "no lists on the device",
+        "a step enqueued before a read",
+    )
 }
 
 /// Blocks of so many entries each that cover `len`.

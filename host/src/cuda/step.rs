@@ -6,6 +6,7 @@ use gpu_kernels::step::StepShape;
 
 use super::aggregate::AggregateBuffers;
 use super::buffer::Buffer;
+use super::buffers::{nothing_listed, read_lists};
 use super::device::Device;
 use super::enqueue::{AugmentationBuffers, IndexBuffers, ListBuffers, TopKBuffers};
 use super::heuristics::{Variant, plans, tuple_blocks};
@@ -252,16 +253,9 @@ impl Step {
     pub(crate) fn read(&mut self, selection: &mut Selection) -> Result<()> {
         self.enter_own_stream()?;
         let Some(listed_len) = self.listed_len else {
-            return Err(Error::invalid(
-                "step",
-                "no lists on the device",
-                "a step enqueued before a read",
-            ));
+            return Err(nothing_listed());
         };
-        let copied = self
-            .list
-            .read(&mut self.arriving, &self.stream)
-            .and_then(|()| self.indices.read(&mut self.arriving, &self.stream));
+        let copied = read_lists(&self.list, &self.indices, &mut self.arriving, &self.stream);
         // Wait even if a copy could not be enqueued: nothing is to arrive later.
         let waited = self.synchronize();
         copied.and(waited)?;

@@ -202,35 +202,17 @@ fn deficits_on<I>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::step::test_data;
 
     fn shape(m: u32, bits: u32) -> StepShape {
-        StepShape {
-            num_kv_heads: 1,
-            num_qo_heads: 1,
-            num_queries: 1,
-            head_dim: m,
-            num_subvectors: m,
-            bits,
-            init_offset: 0,
-            code_capacity: 0,
-            sink: 0,
-            window: 0,
-            heavy: 1,
-            short_context_limit: 0,
-            list_stride: 1,
-            weights_stride: 0,
-            ..StepShape::default()
-        }
+        test_data::shape(m, bits, 0)
     }
 
     /// Numbers in -1..1 without a pattern that matters, times `size`.
     fn numbers(len: usize, seed: u32, size: f32) -> Vec<f32> {
-        let mut state = seed | 1;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            size * ((state >> 8) as f32 / (1 << 23) as f32 - 1.0)
-        };
-        (0..len).map(|_| next()).collect()
+        test_data::words(len, seed)
+            .map(|word| size * ((word >> 8) as f32 / (1 << 23) as f32 - 1.0))
+            .collect()
     }
 
     /// What the module's first lines claim, for keys of random codes: of two keys the better one's

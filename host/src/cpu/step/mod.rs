@@ -11,6 +11,8 @@ mod nth;
 mod ragged;
 mod row;
 pub(crate) mod staged;
+#[cfg(test)]
+mod test_data;
 mod tuples;
 
 use std::time::Duration;

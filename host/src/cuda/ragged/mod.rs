@@ -10,13 +10,14 @@ use gpu_kernels::step::SequenceParams;
 
 use super::aggregate::AggregateBuffers;
 use super::buffer::Buffer;
+use super::buffers::{nothing_listed, read_lists};
 use super::device::Device;
 use super::enqueue::{AugmentationBuffers, IndexBuffers, ListBuffers, TopKBuffers};
 use super::graph::StepGraph;
 use super::heuristics::Variant;
 use super::sequences::Sequences;
+use super::stream::Stream;
 use super::turn::Turn;
-use crate::cuda::stream::Stream;
 use crate::error::{Error, Result};
 use crate::ragged::{Batch, RaggedConfig};
 use crate::selection::Selection;
@@ -317,16 +318,9 @@ impl RaggedStep {
     pub(crate) fn read(&mut self, selection: &mut Selection) -> Result<()> {
         self.enter_own_stream()?;
         if !self.is_listed {
-            return Err(Error::invalid(
-                "step",
-                "no lists on the device",
-                "a step enqueued before a read",
-            ));
+            return Err(nothing_listed());
         }
-        let copied = self
-            .list
-            .read(&mut self.arriving, &self.stream)
-            .and_then(|()| self.indices.read(&mut self.arriving, &self.stream));
+        let copied = read_lists(&self.list, &self.indices, &mut self.arriving, &self.stream);
         // Wait even if a copy could not be enqueued: nothing is to arrive later.
         let waited = self.synchronize();
         copied.and(waited)?;

@@ -1,29 +1,7 @@
 //! The scan against the definition of a deficit, key by key.
 
 use super::*;
-
-fn shape(m: u32, bits: u32, capacity: u32) -> StepShape {
-    StepShape {
-        num_kv_heads: 1,
-        num_qo_heads: 1,
-        num_queries: 1,
-        head_dim: m,
-        num_subvectors: m,
-        bits,
-        code_capacity: capacity,
-        list_stride: 1,
-        ..StepShape::default()
-    }
-}
-
-/// Numbers below 2^bits without a pattern that matters.
-fn numbers(len: usize, seed: u32, bits: u32) -> impl Iterator<Item = u8> {
-    let mut state = seed | 1;
-    (0..len).map(move |_| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> (32 - bits)) as u8
-    })
-}
+use crate::cpu::step::test_data::{numbers, shape};
 
 /// A filter of a usual table, blocks of `keys` usual codes, and each key's deficit.
 fn made(simd: Simd, m: usize, bits: u32, keys: usize) -> (Filter, Blocks, Vec<u16>) {

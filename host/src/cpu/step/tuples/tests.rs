@@ -1,29 +1,11 @@
 //! The guess at how good a tuple must be, which changes how many are looked at and not what is listed.
 
 use super::*;
-
-fn shape(m: u32, bits: u32, capacity: u32) -> StepShape {
-    StepShape {
-        num_kv_heads: 1,
-        num_qo_heads: 1,
-        num_queries: 1,
-        head_dim: m,
-        num_subvectors: m,
-        bits,
-        code_capacity: capacity,
-        list_stride: 1,
-        ..StepShape::default()
-    }
-}
+use crate::cpu::step::test_data::{numbers, shape};
 
 /// Codes `[len]` below 2^bits without a pattern that matters.
 fn codes(len: usize, bits: u32) -> Vec<u8> {
-    let mut state = 7u32;
-    let next = |_| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> (32 - bits)) as u8
-    };
-    (0..len).map(next).collect()
+    numbers(len, 7, bits).collect()
 }
 
 #[test]
