@@ -33,29 +33,39 @@ pub(crate) unsafe fn encode(
 ) -> u8 {
     // SAFETY: the caller's.
     unsafe {
-        encode_augmented(
-            shape, group, subvector, centroids, half_norms, new_keys, key_at, None,
+        nearest(
+            shape,
+            group,
+            subvector,
+            0..shape.num_centroids(),
+            centroids,
+            half_norms,
+            new_keys,
+            key_at,
+            None,
         )
+        .index() as u8
     }
 }
 
-/// [`encode`] with sub-vectors and centroids augmented.
+/// The nearest of the centroids `among`, with sub-vectors and centroids augmented if they are.
 ///
 /// # Safety
-/// As [`encode`].
+/// As [`encode`]; `among` are centroids of the sub-vector.
 #[cfg(target_arch = "nvptx64")]
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-unsafe fn encode_augmented(
+pub(crate) unsafe fn nearest(
     shape: &StepShape,
     group: u32,
     subvector: u32,
+    among: core::ops::Range<u32>,
     centroids: In<f32>,
     half_norms: In<f32>,
     new_keys: In<f32>,
     key_at: usize,
     augmentation: Option<Augmentation>,
-) -> u8 {
+) -> crate::codebook::Nearest {
     use crate::codebook::{Nearest, accumulate, augmented_component, squared_norm};
     use crate::device::warp;
 
@@ -73,8 +83,8 @@ unsafe fn encode_augmented(
         }
     });
     let mut nearest = Nearest::NONE;
-    let mut index = warp::lane_id();
-    while index < shape.num_centroids() {
+    let mut index = among.start + warp::lane_id();
+    while index < among.end {
         let centroid = first_centroid + index as usize;
         let centroid_at = centroid * sub_dim;
         // SAFETY: centroid < groups * m * 2^bits, and the key's sub-vector is the caller's promise;
@@ -117,7 +127,7 @@ unsafe fn encode_augmented(
         index += 32;
     }
     // SAFETY: all lanes are here, as the caller promises.
-    Nearest::from_bits(unsafe { warp::reduce_max_u64(nearest.to_bits()) }).index() as u8
+    Nearest::from_bits(unsafe { warp::reduce_max_u64(nearest.to_bits()) })
 }
 
 /// Writes the code of sub-vector `subvector` of the key at `position`. Keys before `init_offset` have no
@@ -188,10 +198,11 @@ kernel! {
             // SAFETY: `task` is the same in all lanes of a warp, so all are here; key_at + sub_dim is
             // at most groups * new_tokens * head_dim.
             let code = unsafe {
-                encode_augmented(
-                    &shape, group, subvector, centroids, half_norms, new_keys, key_at,
-                    augmentation,
+                nearest(
+                    &shape, group, subvector, 0..shape.num_centroids(), centroids, half_norms,
+                    new_keys, key_at, augmentation,
                 )
+                .index() as u8
             };
 
             let position = sequence.seq_len + first_token + token;

@@ -39,6 +39,7 @@ pub mod order;
 pub mod step;
 
 pub mod aggregate;
+pub mod bytes;
 pub mod codebook;
 pub mod codes;
 pub mod gather;

@@ -32,6 +32,7 @@ pub const KERNELS: &[KernelInfo] = &[
     weights::Weights::INFO,
     select::SelectSurvivors::INFO,
     select::SelectSurvivorsFiltered::INFO,
+    select::SelectSurvivorsClustered::INFO,
     select_tuples::SelectTuples::INFO,
     select_tuples::SelectTuplesReference::INFO,
 ];

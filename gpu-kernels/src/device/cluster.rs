@@ -11,10 +11,19 @@ unsafe extern "C" {
     fn ctarank() -> u32;
     #[link_name = "llvm.nvvm.read.ptx.sreg.cluster.nctarank"]
     fn nctarank() -> u32;
+    #[link_name = "llvm.nvvm.read.ptx.sreg.clusterid.x"]
+    fn clusterid_x() -> u32;
     #[link_name = "llvm.nvvm.barrier.cluster.arrive.aligned"]
     fn barrier_arrive();
     #[link_name = "llvm.nvvm.barrier.cluster.wait.aligned"]
     fn barrier_wait();
+}
+
+/// Index of the cluster along x.
+#[inline(always)]
+pub fn idx_x() -> u32 {
+    // SAFETY: reads a special register.
+    unsafe { clusterid_x() }
 }
 
 /// Index of the block in its cluster.
@@ -113,5 +122,32 @@ impl RemoteArray {
                  options(readonly, nostack, preserves_flags))
         };
         [a, b, c, d]
+    }
+
+    /// Writes word `i`.
+    ///
+    /// # Safety
+    /// The other block has begun, which a cluster barrier has shown, and has not ended; nobody else reads or writes
+    /// the word before the next cluster barrier.
+    #[inline(always)]
+    pub unsafe fn set(self, i: u32, value: u32) {
+        // SAFETY: the caller promises a word of a live block that is this thread's.
+        unsafe {
+            asm!("st.shared::cluster.b32 [{}], {};", in(reg32) self.address + 4 * i,
+                 in(reg32) value, options(nostack, preserves_flags))
+        };
+    }
+
+    /// Writes words `2 * i` and `2 * i + 1` as one.
+    ///
+    /// # Safety
+    /// As [`RemoteArray::set`] for both; the array starts at an even word.
+    #[inline(always)]
+    pub unsafe fn set_u64(self, i: u32, bits: u64) {
+        // SAFETY: the caller promises words of a live block at an aligned place that are this thread's.
+        unsafe {
+            asm!("st.shared::cluster.b64 [{}], {};", in(reg32) self.address + 8 * i,
+                 in(reg64) bits, options(nostack, preserves_flags))
+        };
     }
 }

@@ -9,6 +9,7 @@
 
 pub mod atomic;
 pub mod block;
+pub mod bytes;
 #[cfg(clusters)]
 pub mod cluster;
 pub mod float;

@@ -219,6 +219,19 @@ impl SharedArray<u32> {
         byte
     }
 
+    /// Writes byte `i % 4` of word `i / 4`.
+    ///
+    /// # Safety
+    /// As [`SharedArray::set`] for the byte.
+    #[inline(always)]
+    pub unsafe fn set_u8(self, i: u32, value: u32) {
+        // SAFETY: the caller promises a byte inside the block's shared memory that is this thread's.
+        unsafe {
+            asm!("st.shared.u8 [{}], {};", in(reg32) self.address + i, in(reg32) value,
+                 options(nostack, preserves_flags))
+        };
+    }
+
     /// Writes half `i % 2` of word `i / 2`.
     ///
     /// # Safety

@@ -8,32 +8,32 @@
 //!
 //! Shared memory has the deficits once for each bank: a lane finds those of any code in its own bank, so that no
 //! two lanes of a warp wait for each other, and four sub-vectors' in one word, which a load of a byte
-//! takes apart.
+//! takes apart. Where they lie follows from code and bank by one permutation of bytes.
 
 use super::scan::Scan;
 use super::survivors::{Cut, Found, List, figure, figures};
-use super::{DEFICIT_WORDS, Plan, TABLE_STRIDE, THREADS, layout};
+use super::{Plan, TABLE_STRIDE, THREADS, layout};
 use crate::device::shared::{SharedArray, dynamic_shared_mem};
-use crate::device::{block, float, thread, warp};
+use crate::device::{block, bytes, float, thread, warp};
 use crate::order::{order_key, score_of_key};
 use crate::scores;
 
 /// Deficits are below this: those of 16 sub-vectors add up to 4080 at most.
 const NUM_DEFICITS: u32 = 4 * THREADS;
 /// Of a key that is no candidate.
-const NO_CANDIDATE: u32 = 0xffff;
+pub(super) const NO_CANDIDATE: u32 = 0xffff;
 /// Words that a thread looks through at a time, with the deficits of two keys each.
 const WORDS: u32 = 16;
 
 /// How often each deficit occurs; lies where the survivors' histogram and the boundary bin will.
 #[inline(always)]
-fn counts() -> SharedArray<u32> {
+pub(super) fn counts() -> SharedArray<u32> {
     dynamic_shared_mem(layout::BINS)
 }
 
 /// The deficits of the share's keys, two a word.
 #[inline(always)]
-fn deficits(plan: &Plan) -> SharedArray<u32> {
+pub(super) fn deficits(plan: &Plan) -> SharedArray<u32> {
     dynamic_shared_mem(layout::list(plan.table_words) + plan.deficits_at)
 }
 
@@ -48,6 +48,7 @@ pub(super) unsafe fn run(
     list: &List,
     plan: &Plan,
     bits: u32,
+    words: [u32; 4],
     wanted: impl Fn() -> u32,
 ) -> Option<Found> {
     let m = || thread::opaque(plan.table_words) / TABLE_STRIDE;
@@ -65,8 +66,6 @@ pub(super) unsafe fn run(
         if num_keys <= wanted() {
             return None;
         }
-        // They are on their way while the tables are made.
-        let words = scan().prefetch();
         look_at_table(m(), bits);
         thread::sync_threads();
         let scale = scale(m())?;
@@ -75,12 +74,21 @@ pub(super) unsafe fn run(
         {
             let scan = scan();
             match scan.keys_per_vector {
-                2 => add_up::<8>(&scan, plan, words),
-                _ => add_up::<16>(&scan, plan, words),
+                2 => add_up::<8, 2>(&scan, words, |first, a, b| {
+                    deficits(plan).set(first / 2, a | b << 16);
+                }),
+                _ => {
+                    add_up::<16, 2>(&scan, words, |first, a, _| deficits(plan).set_u16(first, a));
+                    // The last word's other half.
+                    let end = scan.end - scan.first_key;
+                    if end % 2 == 1 && thread::thread_idx_x() == 0 {
+                        deficits(plan).set_u16(end, NO_CANDIDATE);
+                    }
+                }
             }
         }
         thread::sync_threads();
-        let limit = smallest(wanted()) + m();
+        let limit = smallest(wanted(), |first| counts().get4(first)) + m();
         let count = list_up_to(&scan(), list, plan, limit)?;
         {
             let scan = scan();
@@ -107,7 +115,7 @@ pub(super) unsafe fn run(
 /// # Safety
 /// As [`run`]; a barrier follows.
 #[inline(always)]
-unsafe fn look_at_table(m: u32, bits: u32) {
+pub(super) unsafe fn look_at_table(m: u32, bits: u32) {
     let table = dynamic_shared_mem::<f32>(layout::TABLE);
     let extremes = dynamic_shared_mem::<f32>(layout::SUMS);
     let subvector = warp::warp_id();
@@ -145,7 +153,7 @@ unsafe fn look_at_table(m: u32, bits: u32) {
 /// # Safety
 /// As [`run`], behind [`look_at_table`].
 #[inline(always)]
-unsafe fn scale(m: u32) -> Option<f32> {
+pub(super) unsafe fn scale(m: u32) -> Option<f32> {
     let extremes = dynamic_shared_mem::<f32>(layout::SUMS);
     let (mut sum, mut widest) = (0.0f32, 0.0f32);
     let mut subvector = 0;
@@ -162,13 +170,30 @@ unsafe fn scale(m: u32) -> Option<f32> {
     (sum < f32::MAX / 4.0).then_some(scale)
 }
 
-/// The table of deficits, a word for each of 32 banks: those of sub-vectors 4g to 4g + 3 for code c are bytes of word
-/// `[g, c, bank]`.
+/// The largest sum that the table's entries may have, about.
+///
+/// # Safety
+/// As [`run`], behind [`look_at_table`] and a barrier.
+#[inline(always)]
+#[cfg(clusters)]
+pub(super) unsafe fn largest_sum(m: u32) -> f32 {
+    let extremes = dynamic_shared_mem::<f32>(layout::SUMS);
+    let (mut sum, mut subvector) = (0.0, 0);
+    while subvector < m {
+        // SAFETY: the caller's.
+        sum += unsafe { extremes.get(2 * subvector + 1) };
+        subvector += 1;
+    }
+    sum
+}
+
+/// The table of deficits, a word for each of 32 banks: those of sub-vectors 8h + 4g to 8h + 4g + 3 for code c are bytes
+/// of word `[h, c, g, bank]`, so that a code is the second byte of an offset whose first one says the bank.
 ///
 /// # Safety
 /// As [`run`]; a barrier follows.
 #[inline(always)]
-unsafe fn build_table(plan: &Plan, m: u32, bits: u32, scale: f32) {
+pub(super) unsafe fn build_table(plan: &Plan, m: u32, bits: u32, scale: f32) {
     let table = dynamic_shared_mem::<f32>(layout::TABLE);
     let extremes = dynamic_shared_mem::<f32>(layout::SUMS);
     let banks = dynamic_shared_mem::<u32>(layout::list(plan.table_words));
@@ -187,12 +212,14 @@ unsafe fn build_table(plan: &Plan, m: u32, bits: u32, scale: f32) {
                     word |= float::to_u32((largest - entry) * scale).min(255) << (8 * k);
                 }
             }
+            let (group, code) = (first / TABLE_STRIDE, first % TABLE_STRIDE);
+            let rows_at = (group / 2 * TABLE_STRIDE + code) * 64 + group % 2 * 32;
             macro_rules! rows {
                 ($($k:literal)*) => {
                     $({
                         let row = 4 * $k + lane / 8;
                         let of_row = warp::warp_shuffle_idx(word, row);
-                        banks.set4((first + row) * 32 + lane % 8 * 4, [of_row; 4]);
+                        banks.set4(rows_at + row * 64 + lane % 8 * 4, [of_row; 4]);
                     })*
                 };
             }
@@ -202,30 +229,44 @@ unsafe fn build_table(plan: &Plan, m: u32, bits: u32, scale: f32) {
     }
 }
 
-/// Adds up the deficits of all keys of the share, which have `M` codes, and counts them.
+/// Adds up the deficits of all keys of the share, which have `M` codes, and counts them. `V` (2 or 4) vectors of a thread
+/// are under way at once. `keep` is told the place of a
+/// vector's first key, counted from the first vector's, and the deficits of its keys.
 ///
 /// # Safety
-/// As [`run`]; `words` are the first vector's.
+/// As [`run`]; `words` are the first vector's, and the share has a candidate.
 #[inline(always)]
-unsafe fn add_up<const M: usize>(scan: &Scan, plan: &Plan, words: [u32; 4]) {
+pub(super) unsafe fn add_up<const M: usize, const V: u32>(
+    scan: &Scan,
+    words: [u32; 4],
+    keep: impl Fn(u32, u32, u32),
+) {
     let keys = 16 / M as u32;
-    let end = scan.end - scan.first_key;
-    let turns = end.div_ceil(THREADS * keys);
+    let turns = (scan.end - scan.first_key).div_ceil(THREADS * keys);
     // SAFETY: the caller's; a vector is loaded within the share.
     unsafe {
-        // Two by turns: a vector that was handed on would be waited for.
-        let (mut even, mut odd) = (words, scan.load(keys, 1));
+        // By turns: a vector that was handed on would be waited for.
+        let (mut a, mut b) = (words, scan.load(keys, 1));
+        let (mut c, mut d) = if V == 4 {
+            (scan.load(keys, 2), scan.load(keys, 3))
+        } else {
+            ([0; 4], [0; 4])
+        };
         let mut turn = 0;
         while turn < thread::opaque(turns) {
-            add_up_turn::<M>(scan, plan, turn, even);
-            even = scan.load(keys, turn + 2);
-            add_up_turn::<M>(scan, plan, turn + 1, odd);
-            odd = scan.load(keys, turn + 3);
-            turn += 2;
-        }
-        // The last word's other half.
-        if keys == 1 && end % 2 == 1 && thread::thread_idx_x() == 0 {
-            deficits(plan).set_u16(end, NO_CANDIDATE);
+            macro_rules! turn {
+                ($words:ident, $i:literal) => {
+                    if $i < V {
+                        add_up_turn::<M>(scan, turn + $i, $words, &keep);
+                        $words = scan.load(keys, turn + V + $i);
+                    }
+                };
+            }
+            turn!(a, 0);
+            turn!(b, 1);
+            turn!(c, 2);
+            turn!(d, 3);
+            turn += V;
         }
     }
 }
@@ -235,52 +276,66 @@ unsafe fn add_up<const M: usize>(scan: &Scan, plan: &Plan, words: [u32; 4]) {
 /// # Safety
 /// As there.
 #[inline(always)]
-unsafe fn add_up_turn<const M: usize>(scan: &Scan, plan: &Plan, turn: u32, words: [u32; 4]) {
+unsafe fn add_up_turn<const M: usize>(
+    scan: &Scan,
+    turn: u32,
+    words: [u32; 4],
+    keep: &impl Fn(u32, u32, u32),
+) {
     let keys = 16 / M as u32;
-    let banks = dynamic_shared_mem::<u32>(layout::list(plan.table_words));
+    let banks = dynamic_shared_mem::<u32>(layout::list(M as u32 * TABLE_STRIDE));
     let own_bank = 4 * warp::lane_id();
-    let deficits = deficits(plan);
     // Candidates, counted from the first vector's first key.
     let (start, num) = (scan.start - scan.first_key, scan.end - scan.start);
     let first = (turn * THREADS + thread::thread_idx_x()) * keys;
-    if first >= start + num {
-        return;
-    }
     // SAFETY: the caller's.
     unsafe {
-        let mut found = [NO_CANDIDATE; 2];
-        for i in 0..keys as usize {
-            let mut sum = 0;
-            for j in 0..M {
-                let byte = i * M + j;
-                let code = words[byte / 4] >> (8 * (byte % 4)) & 0xff;
-                let at = (j / 4) as u32 * (4 * DEFICIT_WORDS) + (j % 4) as u32;
-                sum += banks.get_u8(banks.address() + at + (code << 7 | own_bank));
+        if keys == 1 && first.wrapping_sub(start) >= num {
+            if first < start {
+                keep(first, NO_CANDIDATE, NO_CANDIDATE);
             }
-            let place = first + i as u32;
-            if place.wrapping_sub(start) < num {
-                found[i] = sum;
-                counts().atomic_add(sum, 1);
-            }
+            return;
         }
-        if keys == 1 {
-            deficits.set_u16(first, found[0]);
-        } else {
-            deficits.set(first / 2, found[0] | found[1] << 16);
+        if first >= start + num {
+            return;
         }
+        let (mut first_deficit, mut second_deficit) = (NO_CANDIDATE, NO_CANDIDATE);
+        macro_rules! key {
+            ($deficit:ident, $i:literal: $($j:literal)*) => {
+                if $i < keys as usize {
+                    let mut sum = 0;
+                    $(if $j < M {
+                        let byte = $i * M + $j;
+                        // The code above the bank.
+                        let selector = 0x5504 | (byte as u32 % 4) << 4;
+                        let row = bytes::permute(words[byte / 4 % 4], own_bank, selector);
+                        let column = $j / 8 * 65_536 + $j / 4 % 2 * 128 + $j % 4;
+                        sum += banks.get_u8(row + (banks.address() + column));
+                    })*
+                    let place = first + $i;
+                    if keys == 1 || place.wrapping_sub(start) < num {
+                        $deficit = sum;
+                        counts().atomic_add(sum, 1);
+                    }
+                }
+            };
+        }
+        key!(first_deficit, 0: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+        key!(second_deficit, 1: 0 1 2 3 4 5 6 7);
+        keep(first, first_deficit, second_deficit);
     }
 }
 
-/// The `wanted`-th smallest deficit.
+/// The `wanted`-th smallest deficit, where `counted` tells how often four neighbouring ones occur.
 ///
 /// # Safety
 /// As [`run`], behind [`add_up`] and a barrier; so many are counted.
 #[inline(always)]
-unsafe fn smallest(wanted: u32) -> u32 {
+pub(super) unsafe fn smallest(wanted: u32, counted: impl Fn(u32) -> [u32; 4]) -> u32 {
     let first = 4 * thread::thread_idx_x();
     // SAFETY: the caller's; the sums ascend, so one thread sets the figure.
     unsafe {
-        let counted = counts().get4(first);
+        let counted = counted(first);
         let all = counted[0] + counted[1] + counted[2] + counted[3];
         let (through, _) = block::inclusive_sum_once(all, dynamic_shared_mem(layout::SUMS));
         let mut before = through - all;
@@ -349,26 +404,36 @@ unsafe fn list_up_to(scan: &Scan, list: &List, plan: &Plan, limit: u32) -> Optio
 /// As [`run`], behind [`list_up_to`]; a barrier follows.
 #[inline(always)]
 unsafe fn score<const M: usize>(scan: &Scan, list: &List, count: u32) {
-    let keys = 16 / M as u32;
     let mut i = thread::thread_idx_x();
     while i < count {
         thread::no_unroll();
-        // SAFETY: the caller's; a candidate's codes are written.
+        // SAFETY: the caller's.
         unsafe {
             let (_, key) = list.get(i);
-            let words = scan.load_at(key / keys * keys);
-            let part = key % keys;
-            let own = if part == 1 {
-                [words[2], words[3], 0, 0]
-            } else {
-                words
-            };
-            let score = scores::score(M, |j| {
-                let code = own[j / 4] >> (8 * (j % 4)) & 0xff;
-                scan.table.get(j as u32 * TABLE_STRIDE + code)
-            });
-            list.set(i, order_key(score), key);
+            list.set(i, score_key::<M>(scan, key), key);
         }
         i += THREADS;
+    }
+}
+
+/// The order key of the score of `key`, which has `M` codes.
+///
+/// # Safety
+/// As [`run`], behind the table; `key` is a candidate of the share.
+#[inline(always)]
+pub(super) unsafe fn score_key<const M: usize>(scan: &Scan, key: u32) -> u32 {
+    let keys = 16 / M as u32;
+    // SAFETY: the caller's; a candidate's codes are written.
+    unsafe {
+        let words = scan.load_at(key / keys * keys);
+        let own = if key % keys == 1 {
+            [words[2], words[3], 0, 0]
+        } else {
+            words
+        };
+        order_key(scores::score(M, |j| {
+            let code = own[j / 4] >> (8 * (j % 4)) & 0xff;
+            scan.table.get(j as u32 * TABLE_STRIDE + code)
+        }))
     }
 }

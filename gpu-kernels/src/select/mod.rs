@@ -20,6 +20,8 @@
 //! thread mapping. That the cut is exact never depends on the scores: where a histogram cannot tell
 //! survivors apart, the digits of their ranks do.
 
+#[cfg(all(target_arch = "nvptx64", clusters))]
+mod clustered;
 #[cfg(target_arch = "nvptx64")]
 mod exchange;
 #[cfg(target_arch = "nvptx64")]
@@ -48,6 +50,8 @@ pub const TABLE_STRIDE: u32 = 256;
 pub const MAX_TURN_KEYS: u32 = THREADS * 8;
 /// Words of the filter's table for each four sub-vectors: one a bank for each code.
 pub const DEFICIT_WORDS: u32 = 32 * TABLE_STRIDE;
+/// Most blocks of a cluster.
+pub const MAX_CLUSTER: u32 = 8;
 /// Keys that share a word of `listed`.
 pub const KEYS_PER_WORD: u32 = 16;
 
@@ -68,6 +72,19 @@ pub struct Plan {
     pub deficits_at: u32,
     /// Words of the deficits.
     pub deficits_words: u32,
+    /// 1: the blocks of a row are a cluster.
+    pub is_clustered: u32,
+}
+
+/// Whether the scores of keys are bounded before they are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filter {
+    /// They are not: [`SelectSurvivors`].
+    None,
+    /// Each block bounds those of its share: [`SelectSurvivorsFiltered`].
+    OfBlock,
+    /// The blocks of a row are a cluster, and bound theirs together: [`SelectSurvivorsClustered`].
+    OfCluster,
 }
 
 impl Plan {
@@ -75,39 +92,50 @@ impl Plan {
     /// survivors does not fit.
     ///
     /// A block's list has room for its best `heavy` and for whatever it scores at a time, and the row's
-    /// last block has room for all that are left for it. With `filters` the scores are bounded first; none where there
-    /// is no room for that, or other than 8 or 16 sub-vectors. With a filter the window must be at least 2.
-    pub fn new(
-        num_subvectors: u32,
-        head_dim: u32,
-        heavy: u32,
-        num_blocks: u32,
-        code_capacity: u32,
-        filters: bool,
-        max_words: u32,
-    ) -> Option<Self> {
+    /// last block has room for all that are left for it. With a filter there must be room for that as well, 8 or 16
+    /// sub-vectors, and a window of 2 at least; for a cluster 2 to [`MAX_CLUSTER`] blocks, 4 bits, and sub-vectors of 8, 16, 32
+    /// or 64 components.
+    pub fn new(shape: &StepShape, num_blocks: u32, filter: Filter, max_words: u32) -> Option<Self> {
         /// More than this a block has no use for.
         const LONGEST_LIST: u32 = 1 << 14;
 
-        let table_words = num_subvectors * TABLE_STRIDE;
+        let (m, heavy) = (shape.num_subvectors, shape.heavy);
+        let table_words = m * TABLE_STRIDE;
         let room = max_words.checked_sub(layout::list(table_words))?;
-        if filters && !matches!(num_subvectors, 8 | 16) {
+        let has_filter = filter != Filter::None;
+        if has_filter && !(matches!(m, 8 | 16) && shape.window >= 2) {
             return None;
         }
         // A share begins at a multiple of 16 keys, and ends at one.
-        let share = code_capacity.div_ceil(num_blocks).next_multiple_of(16) + 16;
-        let deficits_words = if filters { share / 2 } else { 0 };
+        let share = shape
+            .code_capacity
+            .div_ceil(num_blocks)
+            .next_multiple_of(16)
+            + 16;
+        let deficits_words = match filter {
+            Filter::None => 0,
+            Filter::OfBlock => share / 2,
+            Filter::OfCluster => share / 4,
+        };
         let list_capacity = (room.checked_sub(deficits_words)? / 2).min(LONGEST_LIST) / 4 * 4;
         let exchange_capacity = (2 * heavy + 768).min(list_capacity / num_blocks);
-        let deficits_at = if filters {
-            (num_subvectors / 4 * DEFICIT_WORDS).max(2 * list_capacity)
+        let deficits_at = if has_filter {
+            (m / 4 * DEFICIT_WORDS).max(2 * list_capacity)
         } else {
             0
         };
-        let fits = heavy + MAX_TURN_KEYS <= list_capacity
+        let mut fits = heavy + MAX_TURN_KEYS <= list_capacity
             && heavy <= exchange_capacity
-            && head_dim <= list_capacity
+            && shape.head_dim <= list_capacity
             && deficits_at + deficits_words <= room;
+        if filter == Filter::OfCluster {
+            let entries = shape.table_len() / 8 + 2 * shape.head_dim;
+            fits &= (2..=MAX_CLUSTER).contains(&num_blocks)
+                && shape.bits >= 4
+                && matches!(shape.sub_dim(), 8 | 16 | 32 | 64)
+                && entries <= deficits_at
+                && cluster_layout::bitmap(num_blocks) + share.div_ceil(32) <= deficits_at;
+        }
         fits.then_some(Plan {
             num_blocks,
             list_capacity,
@@ -115,13 +143,20 @@ impl Plan {
             table_words,
             deficits_at,
             deficits_words,
+            is_clustered: u32::from(filter == Filter::OfCluster),
         })
     }
 
-    /// Whether it is for [`SelectSurvivorsFiltered`].
+    /// Whether scores are bounded first: [`SelectSurvivorsFiltered`] and [`SelectSurvivorsClustered`].
     #[inline(always)]
     pub fn has_filter(&self) -> bool {
         self.deficits_at != 0
+    }
+
+    /// Whether it is for [`SelectSurvivorsClustered`].
+    #[inline(always)]
+    pub fn is_clustered(&self) -> bool {
+        self.is_clustered != 0
     }
 
     /// Words of shared memory of a block.
@@ -146,8 +181,12 @@ pub mod layout {
     pub const FIGURES: u32 = SUMS + SUM_WORDS;
     /// Words of [`FIGURES`].
     pub const NUM_FIGURES: u32 = 16;
+    /// The share of the keys.
+    pub const SHARE: u32 = FIGURES + NUM_FIGURES;
+    /// Words of [`SHARE`].
+    pub const SHARE_WORDS: u32 = 8;
     /// The histogram.
-    pub const BINS: u32 = FIGURES + NUM_FIGURES;
+    pub const BINS: u32 = SHARE + SHARE_WORDS;
     /// Entries of the boundary bin: keys, then places.
     pub const RANKED: u32 = BINS + NUM_BINS;
     /// The table.
@@ -157,6 +196,52 @@ pub mod layout {
     #[inline(always)]
     pub fn list(table_words: u32) -> u32 {
         TABLE + table_words
+    }
+}
+
+/// Where things lie in the memory of a clustered block's list, in words, when the filter's table there has served.
+pub mod cluster_layout {
+    use super::{MAX_CLUSTER, THREADS};
+
+    /// Before the filter's table: the query, the new key, and the nearest centroids to parts of it, two words each.
+    pub const QUERY: u32 = 0;
+
+    /// Doubtful keys that a block has room for of each of `num_blocks`, at most one a thread.
+    #[inline(always)]
+    pub fn max_doubtful(num_blocks: u32) -> u32 {
+        if num_blocks > 4 { 512 } else { THREADS }
+    }
+
+    /// Ranks of the doubtful keys of each block of the row, two words each.
+    pub const RANKS: u32 = 0;
+
+    /// Places of this block's doubtful keys.
+    #[inline(always)]
+    pub fn places(num_blocks: u32) -> u32 {
+        RANKS + 2 * num_blocks * max_doubtful(num_blocks)
+    }
+
+    /// What each block tells the others: words of [`DOUBTFUL`] and [`SURE`].
+    #[inline(always)]
+    pub fn told(num_blocks: u32) -> u32 {
+        places(num_blocks) + max_doubtful(num_blocks)
+    }
+
+    /// Doubtful keys of each block.
+    pub const DOUBTFUL: u32 = 0;
+    /// Keys that each block takes whatever the ranks.
+    pub const SURE: u32 = DOUBTFUL + MAX_CLUSTER;
+
+    /// Bins of the doubtful keys' scores, one a thread.
+    #[inline(always)]
+    pub fn bins(num_blocks: u32) -> u32 {
+        told(num_blocks) + 2 * MAX_CLUSTER
+    }
+
+    /// A bit for each key of the share that is taken.
+    #[inline(always)]
+    pub fn bitmap(num_blocks: u32) -> u32 {
+        bins(num_blocks) + THREADS
     }
 }
 
@@ -205,25 +290,47 @@ macro_rules! select_kernel {
                             figures().set(figure::SEQ_LEN, seq_len + new_tokens);
                         }
                         table::build(&shape, place().row, &plan, centroids, queries, || [0u32; 4]);
-                        figures().get(figure::SEQ_LEN)
+                        0
                     } else {
                         seq_lens.get_relaxed(place().row as usize) + new_tokens
                     };
-                    let regions = || shape.regions(thread::opaque(seq_len));
-                    let scan = || scan::Scan::new(&shape, &regions(), &place(), codes);
-                    let words = if $filters {
-                        [0; 4]
-                    } else {
-                        table::build(&shape, place().row, &plan, centroids, queries, || {
-                            scan().prefetch()
-                        })
+                    let seq_len = || {
+                        if $filters {
+                            figures().get(figure::SEQ_LEN)
+                        } else {
+                            thread::opaque(seq_len)
+                        }
                     };
+                    let regions = || {
+                        let init_offset = thread::opaque(shape.init_offset);
+                        StepShape { init_offset, ..shape }.regions(seq_len())
+                    };
+                    // Worked out once: there are no registers to keep it in.
+                    let prefetch = || {
+                        let shape = StepShape {
+                            num_kv_heads: thread::opaque(shape.num_kv_heads),
+                            ..shape
+                        };
+                        let scan = scan::Scan::new(&shape, &regions(), &place(), codes);
+                        if thread::thread_idx_x() == 0 {
+                            scan.keep_for_block();
+                        }
+                        scan.prefetch()
+                    };
+                    let words = if $filters {
+                        let words = prefetch();
+                        thread::sync_threads();
+                        words
+                    } else {
+                        table::build(&shape, place().row, &plan, centroids, queries, prefetch)
+                    };
+                    let scan = || scan::Scan::kept(&shape, codes);
 
                     let list = List::new(&plan);
                     let heavy_k = regions().heavy_k(shape.heavy);
                     let found = if $filters {
                         let heavy_k = || regions().heavy_k(shape.heavy);
-                        match filter::run(scan, &list, &plan, shape.bits, heavy_k) {
+                        match filter::run(scan, &list, &plan, shape.bits, words, heavy_k) {
                             Some(found) => found,
                             None => {
                                 let words = scan().prefetch();
@@ -234,44 +341,29 @@ macro_rules! select_kernel {
                         scan::Scan::run::<$filters>(scan, &list, &plan, heavy_k, words)
                     };
 
-                    let (place, regions) = (place(), regions());
-                    index_list::write_fixed(
-                        &shape, &regions, place.row, place.block, plan.num_blocks, positions, lengths,
-                    );
-                    weights_stage::write_before_codes(
-                        &shape, &regions, place.row, place.block, plan.num_blocks, weights,
-                    );
-                    if shape.weights_stride != 0 {
-                        output::settle(&shape, &regions, &place, listed, weights);
-                    }
-
-                    let mut ticket = 0;
-                    if plan.num_blocks > 1 {
-                        exchange::publish(&list, &found, &place, &plan, exchange, tickets);
-                        ticket = exchange::take_ticket(&place, tickets);
-                    }
-                    if ticket == plan.num_blocks - 1 {
-                        let found = if plan.num_blocks > 1 {
-                            exchange::gather(&list, &place, &plan, exchange, tickets)
-                        } else {
-                            found
-                        };
-                        let heavy_k = regions.heavy_k(shape.heavy);
-                        if !regions.list_all && heavy_k > 0 {
-                            let cut = list.cut(&found, heavy_k);
-                            let regions = shape.regions(thread::opaque(seq_len));
-                            output::write_heavy(
-                                &shape, &regions, &place, &plan, &list, found.count, &cut, positions,
-                                listed, weights,
-                            );
-                        }
-                        if thread::thread_idx_x() == 0 {
-                            tickets.set_relaxed(place.tickets_at(), 0);
-                            seq_lens.set_relaxed(place.row as usize, seq_len);
+                    {
+                        let (place, regions) = (place(), regions());
+                        index_list::write_fixed(
+                            &shape, &regions, place.row, place.block, plan.num_blocks, positions,
+                            lengths,
+                        );
+                        weights_stage::write_before_codes(
+                            &shape, &regions, place.row, place.block, plan.num_blocks, weights,
+                        );
+                        if shape.weights_stride != 0 {
+                            output::settle(&shape, &regions, &place, listed, weights);
                         }
                     }
-                    if new_tokens == 1 && ticket == 0 && place.row % shape.rows_per_group() == 0 {
-                        append(&shape, place.row, seq_len - 1, centroids, half_norms, new_keys, codes);
+                    let ticket = finish_by_last_block(
+                        &shape, seq_len, place, &plan, &list, found, exchange, tickets, seq_lens,
+                        positions, listed, weights,
+                    );
+                    let row = place().row;
+                    // Anew, too.
+                    let num_kv_heads = thread::opaque(shape.num_kv_heads);
+                    let rows_per_group = shape.rows_per_batch() / num_kv_heads;
+                    if new_tokens == 1 && ticket == 0 && row % rows_per_group == 0 {
+                        append(&shape, row, seq_len() - 1, centroids, half_norms, new_keys, codes);
                     }
                 }
             }
@@ -287,6 +379,108 @@ select_kernel! {
 select_kernel! {
     /// [`SelectSurvivors`] for plans that have a filter: 8 or 16 sub-vectors and a `window` of at least 2.
     select_survivors_filtered as SelectSurvivorsFiltered, true
+}
+
+#[cfg(any(not(target_arch = "nvptx64"), clusters))]
+kernel! {
+    /// [`SelectSurvivorsFiltered`] with the blocks of a row as a cluster, for plans of [`Filter::OfCluster`].
+    ///
+    /// Grid, shared memory and arguments as there; nothing is left in `exchange` and `tickets` but where deficits do
+    /// not tell which keys to take.
+    pub fn select_survivors_clustered as SelectSurvivorsClustered(
+        centroids: In<f32>, half_norms: In<f32>, new_keys: In<f32>, queries: In<f32>,
+        seq_lens: Out<u32>, codes: Out<u8>, exchange: Out<u64>, tickets: Out<u32>,
+        positions: Out<i32>, lengths: Out<i32>, listed: Out<u16>, weights: Out<f32>,
+        new_tokens: u32, plan: Plan, shape: StepShape,
+    );
+    threads = THREADS;
+    barriers = counts::CLUSTERED_BARRIERS;
+    shuffles = counts::CLUSTERED_WARP;
+    min_blocks = 1; cluster = crate::kernel::ANY_CLUSTER; cluster_barriers = counts::CLUSTER_BARRIERS;
+    {
+        use crate::device::{cluster, thread};
+        use crate::{index_list, weights as weights_stage};
+        use survivors::{List, figure, figures};
+
+        let place = || Place {
+            row: cluster::idx_x(),
+            block: cluster::block_rank(),
+            num_blocks: plan.num_blocks,
+        };
+        // SAFETY: one length for each row, which one of its blocks advances when all have read it. All conditions
+        // around barriers are the same in the whole block, those around barriers of the cluster in all of it.
+        unsafe {
+            // Nothing is handed to a block that has not begun.
+            cluster::arrive();
+            if thread::thread_idx_x() == 0 {
+                let seq_len = seq_lens.get_relaxed(place().row as usize);
+                figures().set(figure::SEQ_LEN, seq_len + new_tokens);
+            }
+            let group = || shape.group_of_row(place().row);
+            let appends = || new_tokens == 1 && place().row % shape.rows_per_group() == 0;
+            cluster::wait();
+            clustered::build_table(
+                &shape, place().row, group(), &plan, appends(), centroids, half_norms, new_keys,
+                queries,
+            );
+            cluster::arrive();
+            let seq_len = || figures().get(figure::SEQ_LEN);
+            let regions = || shape.regions(seq_len());
+            let (words, wanted) = {
+                let regions = regions();
+                let scan = scan::Scan::new(&shape, &regions, &place(), codes);
+                let wanted = clustered::wanted(&shape, &regions, &scan);
+                if thread::thread_idx_x() == 0 {
+                    scan.keep_for_block();
+                    figures().set(clustered::figure::WANTED, wanted);
+                }
+                (scan.prefetch(), wanted)
+            };
+            let scan = || scan::Scan::kept(&shape, codes);
+            {
+                let (place, regions) = (place(), regions());
+                index_list::write_fixed(
+                    &shape, &regions, place.row, place.block, plan.num_blocks, positions, lengths,
+                );
+                weights_stage::write_before_codes(
+                    &shape, &regions, place.row, place.block, plan.num_blocks, weights,
+                );
+                if shape.weights_stride != 0 {
+                    output::settle(&shape, &regions, &place, listed, weights);
+                }
+            }
+            cluster::wait();
+            if appends() {
+                clustered::write_codes(&shape, group(), &plan, seq_len() - 1, codes);
+            }
+            let taken = if wanted == 0 {
+                thread::sync_threads();
+                None
+            } else {
+                clustered::run(scan, &plan, shape.bits, words)
+            };
+            match taken {
+                Some(taken) => {
+                    clustered::write_heavy(
+                        &shape, &regions(), &place(), &plan, &taken, positions, listed, weights,
+                    );
+                    if place().block == 0 && thread::thread_idx_x() == 0 {
+                        seq_lens.set_relaxed(place().row as usize, seq_len());
+                    }
+                }
+                None => {
+                    let list = List::new(&plan);
+                    let heavy_k = regions().heavy_k(shape.heavy);
+                    let words = scan().prefetch();
+                    let found = scan::Scan::run::<true>(scan, &list, &plan, heavy_k, words);
+                    finish_by_last_block(
+                        &shape, seq_len, place, &plan, &list, found, exchange, tickets, seq_lens,
+                        positions, listed, weights,
+                    );
+                }
+            }
+        }
+    }
 }
 
 /// Which part of which row a block has.
@@ -316,6 +510,77 @@ impl Place {
     #[inline(always)]
     fn tickets_at(&self) -> usize {
         self.row as usize * (1 + self.num_blocks as usize)
+    }
+}
+
+/// Leaves the block's survivors for the row's last block, and, as that one, takes the best of all, writes their part of
+/// the list and their weights, and advances the row's length. Returns the block's ticket.
+///
+/// # Safety
+/// Every thread of the block is here, behind a barrier since the list was written; the buffers are as the kernel's
+/// documentation says, and the weights are settled.
+#[cfg(target_arch = "nvptx64")]
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn finish_by_last_block(
+    shape: &StepShape,
+    seq_len: impl Fn() -> u32,
+    place: impl Fn() -> Place,
+    plan: &Plan,
+    list: &survivors::List,
+    found: survivors::Found,
+    exchange: Out<u64>,
+    tickets: Out<u32>,
+    seq_lens: Out<u32>,
+    positions: Out<i32>,
+    listed: Out<u16>,
+    weights: Out<f32>,
+) -> u32 {
+    use crate::device::thread;
+
+    // SAFETY: the caller's. All conditions around barriers are the same in the whole block.
+    unsafe {
+        let mut ticket = 0;
+        if plan.num_blocks > 1 {
+            exchange::publish(list, &found, &place(), plan, exchange, tickets);
+            ticket = exchange::take_ticket(&place(), tickets);
+        }
+        if ticket == plan.num_blocks - 1 {
+            let found = if plan.num_blocks > 1 {
+                exchange::gather(list, &place(), plan, exchange, tickets)
+            } else {
+                found
+            };
+            let regions = || {
+                let init_offset = thread::opaque(shape.init_offset);
+                StepShape {
+                    init_offset,
+                    ..*shape
+                }
+                .regions(seq_len())
+            };
+            let heavy_k = || regions().heavy_k(shape.heavy);
+            if !regions().list_all && heavy_k() > 0 {
+                let cut = list.cut(&found, heavy_k());
+                output::write_heavy(
+                    shape,
+                    &regions(),
+                    &place(),
+                    plan,
+                    list,
+                    found.count,
+                    &cut,
+                    positions,
+                    listed,
+                    weights,
+                );
+            }
+            if thread::thread_idx_x() == 0 {
+                tickets.set_relaxed(place().tickets_at(), 0);
+                seq_lens.set_relaxed(place().row as usize, seq_len());
+            }
+        }
+        ticket
     }
 }
 
@@ -359,7 +624,7 @@ unsafe fn append(
 #[cfg(not(target_arch = "nvptx64"))]
 mod counts {
     use crate::collectives::{
-        INCLUSIVE_SUM_BARRIERS, INCLUSIVE_SUM_ONCE_BARRIERS, INCLUSIVE_SUM_SHUFFLES,
+        CLUSTER_SYNC, INCLUSIVE_SUM_BARRIERS, INCLUSIVE_SUM_ONCE_BARRIERS, INCLUSIVE_SUM_SHUFFLES,
         REDUCE_MAX_U64, SYNC_THREADS, WARP as ONE,
     };
 
@@ -392,9 +657,9 @@ mod counts {
     const SCAN_BARRIERS: u32 = 3 * SYNC_THREADS + TIGHTEN_BARRIERS + COMPACT_BARRIERS;
     const SCAN_WARP: u32 = 4 * claim(2) + 2 * claim(2) + claim(2) + claim(1) + claim(1);
     const FILTERED_SCAN_WARP: u32 = claim(2) + claim(1);
-    // filter: the extremes, the table, the deficits, the smallest of them, the list, its scores, and tightening it; the
+    // filter: the share, the extremes, the table, the deficits, the smallest of them, the list, its scores, and tightening it; the
     // extremes' two, the table's rows, two block sums.
-    const FILTER_BARRIERS: u32 = 3 * SYNC_THREADS
+    const FILTER_BARRIERS: u32 = 4 * SYNC_THREADS
         + INCLUSIVE_SUM_ONCE_BARRIERS
         + SYNC_THREADS
         + INCLUSIVE_SUM_BARRIERS
@@ -429,4 +694,37 @@ mod counts {
             + OUTPUT_WARP
             + APPEND_WARP
     }
+
+    // clustered: before the table; the table, the counts and the doubtful keys' ranks, each handed around.
+    pub(super) const CLUSTER_BARRIERS: u32 = 4 * CLUSTER_SYNC;
+    // The query, in four forms; the share, the extremes, the filter's table; the threshold; the doubtful keys; their bins, the bin
+    // chosen, what is in it, the cut; those taken; the sum over the bitmap. Then what blocks that go on without deficits do.
+    pub(super) const CLUSTERED_BARRIERS: u32 = 4 * SYNC_THREADS
+        + 3 * SYNC_THREADS
+        + INCLUSIVE_SUM_ONCE_BARRIERS
+        + SYNC_THREADS
+        + SYNC_THREADS
+        + SYNC_THREADS
+        + INCLUSIVE_SUM_ONCE_BARRIERS
+        + 3 * SYNC_THREADS
+        + SYNC_THREADS
+        + INCLUSIVE_SUM_ONCE_BARRIERS
+        + SCAN_BARRIERS
+        + EXCHANGE_BARRIERS
+        + CUT_BARRIERS
+        + OUTPUT_BARRIERS;
+    // An entry's shuffle, a new key's two for each eight components, and the two that choose the nearest of a warp's, in four
+    // forms; the nearest of a sub-vector's; the extremes' two, the table's rows; three block sums and two of warps.
+    pub(super) const CLUSTERED_WARP: u32 = (4 + 2 * (1 + 2 + 4 + 8) + 4 * 2) * ONE
+        + REDUCE_MAX_U64
+        + 2 * ONE
+        + 8 * ONE
+        + 3 * INCLUSIVE_SUM_SHUFFLES
+        + 2 * ONE
+        + FILTERED_SCAN_WARP
+        + TIGHTEN_WARP
+        + COMPACT_WARP
+        + EXCHANGE_WARP
+        + CUT_WARP
+        + OUTPUT_WARP;
 }

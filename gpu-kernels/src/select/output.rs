@@ -2,7 +2,7 @@
 
 use super::survivors::{Cut, List};
 use super::{KEYS_PER_WORD, Place, Plan, THREADS, layout};
-use crate::device::shared::dynamic_shared_mem;
+use crate::device::shared::{SharedArray, dynamic_shared_mem};
 use crate::device::{block, thread};
 use crate::kernel::Out;
 use crate::step::{Regions, StepShape};
@@ -116,38 +116,74 @@ pub(super) unsafe fn write_heavy(
             let (through, all_taken) =
                 block::inclusive_sum(taken, dynamic_shared_mem(layout::SUMS));
             if taken != 0 {
-                let mut slot = heavy_at + (before + through - taken) as usize;
-                for i in start..end {
-                    let bits = bitmap.get(i);
-                    let position = shape.init_offset + (first_word + i) * 32;
-                    let mut rest = bits;
-                    while rest != 0 {
-                        let heavy = position + rest.trailing_zeros();
-                        rest &= rest - 1;
-                        positions.set(slot, heavy as i32);
-                        slot += 1;
-                        if shape.weights_stride != 0 {
-                            let row_at = place.row as usize * shape.weights_stride as usize;
-                            weights.set_relaxed(row_at + heavy as usize, LISTED);
-                        }
-                    }
-                    if shape.weights_stride != 0 && bits != 0 {
-                        let row_words = (shape.code_capacity / KEYS_PER_WORD) as usize;
-                        let word_at = place.row as usize * row_words
-                            + ((first_word + i) * 32 / KEYS_PER_WORD) as usize;
-                        for half in 0..2 {
-                            let bits = bits >> (half * KEYS_PER_WORD) & 0xffff;
-                            if bits != 0 {
-                                let fixed = fixed_bits(regions, position + half * KEYS_PER_WORD);
-                                let word = (bits | fixed) as u16;
-                                listed.set_relaxed(word_at + half as usize, word);
-                            }
-                        }
-                    }
-                }
+                let slot = heavy_at + (before + through - taken) as usize;
+                write_words(
+                    shape,
+                    regions,
+                    place,
+                    bitmap,
+                    start..end,
+                    first_word * 32,
+                    slot,
+                    positions,
+                    listed,
+                    weights,
+                );
             }
             before += all_taken;
             first_word += words;
+        }
+    }
+}
+
+/// Writes the positions of the keys in words `words` of `bitmap`, from `slot` on, and their weights. The bitmap's first
+/// key is `first_key`, a multiple of [`KEYS_PER_WORD`].
+///
+/// # Safety
+/// The words are written, a barrier ago; their keys, and as many entries of the list, are this thread's.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn write_words(
+    shape: &StepShape,
+    regions: &Regions,
+    place: &Place,
+    bitmap: SharedArray<u32>,
+    words: core::ops::Range<u32>,
+    first_key: u32,
+    mut slot: usize,
+    positions: Out<i32>,
+    listed: Out<u16>,
+    weights: Out<f32>,
+) {
+    for i in words {
+        // SAFETY: the caller's.
+        unsafe {
+            let bits = bitmap.get(i);
+            let key = first_key + i * 32;
+            let position = shape.init_offset + key;
+            let mut rest = bits;
+            while rest != 0 {
+                let heavy = position + rest.trailing_zeros();
+                rest &= rest - 1;
+                positions.set(slot, heavy as i32);
+                slot += 1;
+                if shape.weights_stride != 0 {
+                    let row_at = place.row as usize * shape.weights_stride as usize;
+                    weights.set_relaxed(row_at + heavy as usize, LISTED);
+                }
+            }
+            if shape.weights_stride != 0 && bits != 0 {
+                let row_words = (shape.code_capacity / KEYS_PER_WORD) as usize;
+                let word_at = place.row as usize * row_words + (key / KEYS_PER_WORD) as usize;
+                for half in 0..2 {
+                    let bits = bits >> (half * KEYS_PER_WORD) & 0xffff;
+                    if bits != 0 {
+                        let fixed = fixed_bits(regions, position + half * KEYS_PER_WORD);
+                        let word = (bits | fixed) as u16;
+                        listed.set_relaxed(word_at + half as usize, word);
+                    }
+                }
+            }
         }
     }
 }

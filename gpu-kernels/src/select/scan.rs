@@ -65,6 +65,43 @@ impl Scan {
         }
     }
 
+    /// Keeps it for [`Scan::kept`].
+    ///
+    /// # Safety
+    /// One thread of the block calls it, behind a barrier since the last use of these words.
+    #[inline(always)]
+    pub(super) unsafe fn keep_for_block(&self) {
+        let share = dynamic_shared_mem::<u32>(layout::SHARE);
+        let words = [self.start, self.end, self.first_key, self.keys_per_vector];
+        // SAFETY: the caller's.
+        unsafe {
+            share.set4(0, words);
+            share.set_u64(2, self.codes_at as u64);
+        }
+    }
+
+    /// The share that one thread has worked out for the block.
+    ///
+    /// # Safety
+    /// Behind a barrier since [`Scan::keep_for_block`].
+    #[inline(always)]
+    pub(super) unsafe fn kept(shape: &StepShape, codes: Out<u8>) -> Self {
+        let share = dynamic_shared_mem::<u32>(layout::SHARE);
+        // SAFETY: the caller's.
+        let ([start, end, first_key, keys_per_vector], codes_at) =
+            unsafe { (share.get4(0), share.get_u64(2)) };
+        Scan {
+            codes,
+            codes_at: codes_at as usize,
+            num_subvectors: shape.num_subvectors,
+            first_key,
+            start,
+            end,
+            keys_per_vector,
+            table: dynamic_shared_mem(layout::TABLE),
+        }
+    }
+
     /// The first sixteen codes of this thread.
     #[inline(always)]
     pub(super) fn prefetch(&self) -> [u32; 4] {

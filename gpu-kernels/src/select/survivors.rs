@@ -20,7 +20,7 @@ pub(super) mod figure {
     /// Least order key of the bins kept.
     pub(super) const LEAST_KEPT: u32 = 5;
     /// Entries of the boundary bin found so far.
-    pub(super) const NUM_RANKED: u32 = 6;
+    pub(in super::super) const NUM_RANKED: u32 = 6;
     /// Chosen bin.
     pub(in super::super) const BIN: u32 = 7;
     /// Entries in bins above it.

@@ -9,9 +9,13 @@ use cust::sys;
 use gpu_kernels::kernel::KernelArgs;
 use gpu_kernels::kmeans::KMeansAssign;
 use gpu_kernels::scores::Scores;
-use gpu_kernels::select::{SelectSurvivors, SelectSurvivorsFiltered};
+use gpu_kernels::select::{
+    MAX_CLUSTER, SelectSurvivors, SelectSurvivorsClustered, SelectSurvivorsFiltered,
+};
 use gpu_kernels::select_tuples::{SelectTuples, SelectTuplesReference};
 use gpu_kernels::table::KERNELS;
+use keysieve_libcuda::functions::cuOccupancyMaxActiveClusters;
+use keysieve_libcuda::launch::{LaunchAttribute, LaunchConfig};
 
 use super::error::{OrDriverError, lost};
 use crate::config::{MAX_BITS, MAX_SUBVECTORS};
@@ -62,6 +66,8 @@ struct Inner {
     compute_capability: u32,
     num_multiprocessors: u32,
     max_shared_bytes: usize,
+    /// Clusters of so many blocks, each with a multiprocessor for itself, that the GPU holds at once.
+    resident_clusters: [usize; MAX_CLUSTER as usize + 1],
     ptx_file: PtxFile,
     functions: Functions,
     // Fields drop in order: the module before the context that holds it.
@@ -152,7 +158,7 @@ impl Device {
             }
             *handle = module.get_function(kernel.name).or_driver_error()?.to_raw();
         }
-        let device = Device {
+        let mut device = Device {
             inner: Arc::new(Inner {
                 ordinal,
                 name,
@@ -160,6 +166,7 @@ impl Device {
                 compute_capability,
                 num_multiprocessors: attribute(DeviceAttribute::MultiprocessorCount)?,
                 max_shared_bytes: max_shared_bytes(ordinal)?,
+                resident_clusters: Default::default(),
                 ptx_file,
                 functions: Functions(functions),
                 _module: module,
@@ -171,6 +178,15 @@ impl Device {
         device.allow_shared_bytes::<Scores>(largest_table)?;
         device.allow_shared_bytes::<SelectSurvivors>(device.inner.max_shared_bytes)?;
         device.allow_shared_bytes::<SelectSurvivorsFiltered>(device.inner.max_shared_bytes)?;
+        if ptx_file.has_clusters() {
+            device.allow_shared_bytes::<SelectSurvivorsClustered>(device.inner.max_shared_bytes)?;
+            let mut resident_clusters = [0; MAX_CLUSTER as usize + 1];
+            for (cluster, resident) in resident_clusters.iter_mut().enumerate().skip(2) {
+                *resident = device.count_clusters::<SelectSurvivorsClustered>(cluster as u32)?;
+            }
+            let inner = Arc::get_mut(&mut device.inner);
+            inner.expect("nobody else has it yet").resident_clusters = resident_clusters;
+        }
         device.allow_shared_bytes::<SelectTuples>(device.inner.max_shared_bytes)?;
         device.allow_shared_bytes::<SelectTuplesReference>(device.inner.max_shared_bytes)?;
         device.allow_shared_bytes::<KMeansAssign>(device.inner.max_shared_bytes)?;
@@ -187,6 +203,29 @@ impl Device {
             )
         }
         .or_driver_error()
+    }
+
+    /// Clusters of `cluster` blocks of a kernel with all the shared memory that a block can have that the GPU holds at
+    /// once.
+    fn count_clusters<K: KernelArgs>(&self, cluster: u32) -> Result<usize> {
+        let attributes = [LaunchAttribute::cluster_dimension([cluster, 1, 1])];
+        let config = LaunchConfig {
+            shared_mem_bytes: self.inner.max_shared_bytes as u32,
+            attributes: attributes.as_ptr(),
+            num_attributes: attributes.len() as u32,
+            ..LaunchConfig::new([cluster, 1, 1], [K::INFO.threads, 1, 1])
+        };
+        let mut resident = 0;
+        // SAFETY: the handle is a kernel's of the loaded module; the pointers are valid.
+        let code = unsafe {
+            cuOccupancyMaxActiveClusters(
+                &raw mut resident,
+                self.function::<K>().cast(),
+                &raw const config,
+            )
+        };
+        code.or_driver_error()?;
+        Ok(resident as usize)
     }
 
     /// Makes the context current on this thread. Every public call on the backend begins so.
@@ -239,6 +278,13 @@ impl Device {
     /// Shared memory that a block can have, in bytes.
     pub fn max_shared_bytes(&self) -> usize {
         self.inner.max_shared_bytes
+    }
+
+    /// Clusters of `cluster` blocks, each with a multiprocessor for itself, that the GPU holds at once; 0 where it has no
+    /// clusters, or none of that size.
+    pub fn resident_clusters(&self, cluster: u32) -> usize {
+        let resident = self.inner.resident_clusters.get(cluster as usize);
+        resident.copied().unwrap_or(0)
     }
 
     /// The PTX file whose kernels are loaded.

@@ -2,7 +2,7 @@
 
 use cust::sys;
 use gpu_kernels::kernel::KernelArgs;
-use gpu_kernels::select::{SelectSurvivors, SelectSurvivorsFiltered};
+use gpu_kernels::select::{SelectSurvivors, SelectSurvivorsClustered, SelectSurvivorsFiltered};
 use gpu_kernels::select_tuples::{SelectTuples, SelectTuplesReference, layout};
 
 use super::device::Device;
@@ -66,6 +66,10 @@ impl Step {
         self.device.enter()?;
         match self.variant {
             Variant::Staged => Ok(None),
+            Variant::Survivors(plan) if plan.is_clustered() => {
+                let words = plan.shared_words();
+                Footprint::of::<SelectSurvivorsClustered>(&self.device, words).map(Some)
+            }
             Variant::Survivors(plan) if plan.has_filter() => {
                 let words = plan.shared_words();
                 Footprint::of::<SelectSurvivorsFiltered>(&self.device, words).map(Some)

@@ -1,6 +1,6 @@
 //! Which variant of the step fits a shape.
 
-use gpu_kernels::select::Plan;
+use gpu_kernels::select::{Filter, Plan};
 use gpu_kernels::step::StepShape;
 use gpu_kernels::{select_tuples, tuple_counts};
 
@@ -59,6 +59,7 @@ impl Variant {
 /// The ways to share a row's keys out to blocks that keep survivors, the fewest blocks first.
 pub(super) fn plans(device: &Device, shape: &StepShape) -> impl Iterator<Item = Plan> + use<> {
     let words = (device.max_shared_bytes() / 4) as u32;
+    let device = device.clone();
     let shape = *shape;
     // Without a window the new key is a candidate of its own step, and other rows of its group would
     // need its codes.
@@ -66,21 +67,13 @@ pub(super) fn plans(device: &Device, shape: &StepShape) -> impl Iterator<Item = 
     NUM_BLOCKS
         .into_iter()
         .filter(move |_| fits)
-        .flat_map(|num_blocks| [(num_blocks, false), (num_blocks, true)])
-        // A filter's keys are vectors of codes, which the new key must not be part of.
-        .filter(move |&(_, filters)| !filters || shape.window >= 2)
-        .filter_map(move |(num_blocks, filters)| {
-            let (m, head_dim, capacity) =
-                (shape.num_subvectors, shape.head_dim, shape.code_capacity);
-            Plan::new(
-                m,
-                head_dim,
-                shape.heavy,
-                num_blocks,
-                capacity,
-                filters,
-                words,
-            )
+        .flat_map(move |num_blocks| {
+            let filters = [Filter::None, Filter::OfBlock, Filter::OfCluster];
+            let has_clusters = device.resident_clusters(num_blocks) > 0;
+            filters
+                .into_iter()
+                .filter(move |&filter| filter != Filter::OfCluster || has_clusters)
+                .filter_map(move |filter| Plan::new(&shape, num_blocks, filter, words))
         })
 }
 
@@ -118,12 +111,17 @@ fn estimate_tuples(device: &Device, rows: usize, blocks: TupleBlocks) -> f64 {
 /// each look into the table, of which a multiprocessor makes 32 in 3.5 cycles, or in 1.2 with a filter, whose table
 /// takes time of its own; as often as blocks do not fit the chip at once.
 fn estimate(device: &Device, shape: &StepShape, rows: usize, plan: Plan) -> f64 {
-    let num_blocks = rows * plan.num_blocks as usize;
-    let waves = num_blocks.div_ceil(device.num_multiprocessors() as usize);
+    let waves = if plan.is_clustered() {
+        rows.div_ceil(device.resident_clusters(plan.num_blocks))
+    } else {
+        (rows * plan.num_blocks as usize).div_ceil(device.num_multiprocessors() as usize)
+    };
     let keys = shape.code_capacity.div_ceil(plan.num_blocks);
     let looks = f64::from(keys) * f64::from(shape.num_subvectors);
     let exchange = if plan.num_blocks > 1 { 2.0 } else { 0.0 };
-    let of_block = if plan.deficits_at > 0 {
+    let of_block = if plan.is_clustered() {
+        6.0 + 0.2 * f64::from(shape.num_subvectors / 4) + 2.2e-5 * looks
+    } else if plan.has_filter() {
         7.0 + 0.2 * f64::from(shape.num_subvectors / 4) + 2.2e-5 * looks
     } else {
         6.0 + 6.3e-5 * looks

@@ -4,6 +4,8 @@ use std::ptr;
 
 use cust::sys;
 use gpu_kernels::kernel::KernelArgs;
+use keysieve_libcuda::functions::cuLaunchKernelEx;
+use keysieve_libcuda::launch::{LaunchAttribute, LaunchConfig};
 
 use super::device::Device;
 use super::error::OrDriverError;
@@ -50,5 +52,42 @@ pub(super) unsafe fn launch<K: KernelArgs>(
             )
         }
         .or_driver_error()
+    })
+}
+
+/// Launches a kernel in clusters of `cluster` blocks, along x, a divisor of the grid.
+///
+/// # Safety
+/// As [`launch`].
+pub(super) unsafe fn launch_clusters<K: KernelArgs>(
+    device: &Device,
+    stream: sys::CUstream,
+    grid: usize,
+    cluster: u32,
+    shared_words: u32,
+    args: &K,
+) -> Result<()> {
+    if grid == 0 {
+        return Ok(());
+    }
+    let attributes = [LaunchAttribute::cluster_dimension([cluster, 1, 1])];
+    let config = LaunchConfig {
+        shared_mem_bytes: shared_words * 4,
+        stream: stream.cast(),
+        attributes: attributes.as_ptr(),
+        num_attributes: attributes.len() as u32,
+        ..LaunchConfig::new([grid as u32, 1, 1], [K::INFO.threads, 1, 1])
+    };
+    args.with_pointers(|pointers| {
+        // SAFETY: as in `launch`; configuration and attributes live through the call.
+        let code = unsafe {
+            cuLaunchKernelEx(
+                &raw const config,
+                device.function::<K>().cast(),
+                pointers.as_mut_ptr(),
+                ptr::null_mut(),
+            )
+        };
+        code.or_driver_error()
     })
 }

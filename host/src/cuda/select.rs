@@ -1,11 +1,13 @@
 //! The fused step for large tables: its buffers and its launch.
 
-use gpu_kernels::select::{KEYS_PER_WORD, Plan, SelectSurvivors, SelectSurvivorsFiltered};
+use gpu_kernels::select::{
+    KEYS_PER_WORD, Plan, SelectSurvivors, SelectSurvivorsClustered, SelectSurvivorsFiltered,
+};
 use gpu_kernels::step::StepShape;
 
 use super::buffer::Buffer;
 use super::enqueue::{CodesBuffers, Enqueuer, ListBuffers};
-use super::launch::{Grid, launch};
+use super::launch::{Grid, launch, launch_clusters};
 use super::stream::Stream;
 use crate::error::Result;
 
@@ -70,7 +72,7 @@ impl Enqueuer<'_> {
     ) -> Result<usize> {
         let grid = Grid(self.rows() * plan.num_blocks as usize, 1);
         macro_rules! launch_kernel {
-            ($Args:ident) => {{
+            ($Args:ident, $launch:expr) => {{
                 let args = $Args {
                     centroids: buffers.centroids.input(),
                     half_norms: buffers.half_norms.input(),
@@ -88,14 +90,24 @@ impl Enqueuer<'_> {
                     plan,
                     shape: *self.shape,
                 };
+                let words = plan.shared_words();
                 // SAFETY: the caller's, see the type; the plan was made for this shape.
-                unsafe { launch(self.device, self.stream, grid, plan.shared_words(), &args)? };
+                unsafe { $launch(words, &args)? };
             }};
         }
-        if plan.has_filter() {
-            launch_kernel!(SelectSurvivorsFiltered);
+        let (device, stream, cluster) = (self.device, self.stream, plan.num_blocks);
+        if plan.is_clustered() {
+            launch_kernel!(SelectSurvivorsClustered, |words, args| launch_clusters(
+                device, stream, grid.0, cluster, words, args
+            ));
+        } else if plan.has_filter() {
+            launch_kernel!(SelectSurvivorsFiltered, |words, args| launch(
+                device, stream, grid, words, args
+            ));
         } else {
-            launch_kernel!(SelectSurvivors);
+            launch_kernel!(SelectSurvivors, |words, args| launch(
+                device, stream, grid, words, args
+            ));
         }
         Ok(1)
     }

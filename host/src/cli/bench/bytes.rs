@@ -141,7 +141,7 @@ impl Shape {
 
 #[cfg(test)]
 mod tests {
-    use gpu_kernels::select::Plan;
+    use gpu_kernels::select::{Filter, Plan};
 
     use super::super::shape::REFERENCE;
     use super::Variant;
@@ -154,7 +154,15 @@ mod tests {
         let rows = 32 * (4 * 128 + 4 * 384 + 4 + 4 * 32_000);
         assert_eq!(REFERENCE.minimum_bytes(), groups + rows);
         assert!(REFERENCE.cpu_bytes() > REFERENCE.minimum_bytes());
-        let plan = Plan::new(2, 128, 128, 4, 32_000, false, 50_000).unwrap();
+        let shape = StepShape {
+            num_subvectors: 2,
+            bits: 6,
+            head_dim: 128,
+            heavy: 128,
+            code_capacity: 32_000,
+            ..StepShape::default()
+        };
+        let plan = Plan::new(&shape, 4, Filter::None, 50_000).unwrap();
         let fused = Variant::Survivors(plan);
         assert!(REFERENCE.cuda_bytes(fused) > REFERENCE.minimum_bytes());
         assert!(REFERENCE.cuda_bytes(Variant::Staged) > REFERENCE.cuda_bytes(fused));

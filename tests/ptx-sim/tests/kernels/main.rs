@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gpu_kernels::aggregate::{PER_HEAD, SOFTMAX};
-use gpu_kernels::select::{KEYS_PER_WORD, MAX_TURN_KEYS, Plan};
+use gpu_kernels::select::{Filter, KEYS_PER_WORD, MAX_TURN_KEYS, Plan};
 use gpu_kernels::step::StepShape;
 use keysieve::cpu::CpuStages;
 use keysieve::stages::Stages;
@@ -49,6 +49,9 @@ fn main() -> ExitCode {
             stage("select_survivors", select_survivors, 100);
             stage("select_survivors_long", select_survivors_long, 20);
             stage("select_survivors_filtered", select_survivors_filtered, 40);
+        }
+        if sim::text(file).contains(".entry select_survivors_clustered(") {
+            stage("select_survivors_clustered", select_survivors_clustered, 60);
         }
         trials.push(Trial::test(
             format!("{file}::a_barrier_taken_away_is_missed"),
@@ -239,29 +242,45 @@ fn advance(file: &'static str, cases: u32) -> Result<(), Failed> {
 /// The fused step against the stages, with and without a new key, in rows of one block and of several,
 /// with lists of survivors from the shortest on.
 fn select_survivors(file: &'static str, cases: u32) -> Result<(), Failed> {
-    select_cases(file, cases, step(true))
+    select_cases(file, cases, step(true), plan)
 }
 
 /// The same on rows that a block scores in many turns, so that cuts rise and lists are compacted.
 fn select_survivors_long(file: &'static str, cases: u32) -> Result<(), Failed> {
-    select_cases(file, cases, long_step())
+    select_cases(file, cases, long_step(), plan)
 }
 
 /// The same for formats that have a filter; half of the plans do.
 fn select_survivors_filtered(file: &'static str, cases: u32) -> Result<(), Failed> {
     let steps = prop_oneof![step(true), long_step()];
     let has_filter = |(case, _): &(StepCase, u64)| matches!(case.shape.num_subvectors, 8 | 16);
-    select_cases(
-        file,
-        cases,
-        steps.prop_filter("a format with a filter", has_filter),
-    )
+    let steps = steps.prop_filter("a format with a filter", has_filter);
+    select_cases(file, cases, steps, plan)
+}
+
+/// The same with a row's blocks as a cluster.
+fn select_survivors_clustered(file: &'static str, cases: u32) -> Result<(), Failed> {
+    let steps = prop_oneof![step(true), long_step()];
+    let is_clustered = |(case, _): &(StepCase, u64)| {
+        let shape = &case.shape;
+        matches!(shape.num_subvectors, 8 | 16)
+            && matches!(shape.head_dim / shape.num_subvectors, 8 | 16 | 32 | 64)
+            && shape.bits >= 4
+            && shape.window >= 2
+    };
+    let steps = steps.prop_filter("a format with a filter", is_clustered);
+    select_cases(file, cases, steps, |shape, num_blocks, random| {
+        let mut plans = (2..=num_blocks + 1).rev();
+        let plan = plans.find_map(|n| new_plan(shape, n, Filter::OfCluster));
+        shorter(plan.expect("heavy is small"), shape, random)
+    })
 }
 
 fn select_cases(
     file: &'static str,
     cases: u32,
     steps: impl Strategy<Value = (StepCase, u64)>,
+    plan: impl Fn(&StepShape, u32, &mut Random) -> Plan,
 ) -> Result<(), Failed> {
     let strategy = (steps, 1..6u32, any::<bool>());
     property(cases, strategy, |((case, seed), num_blocks, appends)| {
@@ -388,26 +407,23 @@ fn long_step() -> impl Strategy<Value = (StepCase, u64)> {
     )
 }
 
-/// A plan with the least list of survivors that a launch may have, or a longer one.
+/// A plan for at most so many blocks a row.
 fn plan(shape: &StepShape, num_blocks: u32, random: &mut Random) -> Plan {
-    let (m, heavy) = (shape.num_subvectors, shape.heavy);
-    let words = 227 * 1024 / 4;
-    let filters = shape.window >= 2 && random.below(2) == 0;
+    let filter = [Filter::None, Filter::OfBlock][random.below(2)];
     let plans = (1..=num_blocks)
         .rev()
-        .flat_map(|n| [(n, filters), (n, false)]);
-    let mut plans = plans.filter_map(|(n, filters)| {
-        Plan::new(
-            m,
-            shape.head_dim,
-            heavy,
-            n,
-            shape.code_capacity,
-            filters,
-            words,
-        )
-    });
-    let plan = plans.next().expect("heavy is small");
+        .flat_map(|n| [(n, filter), (n, Filter::None)]);
+    let mut plans = plans.filter_map(|(n, filter)| new_plan(shape, n, filter));
+    shorter(plans.next().expect("heavy is small"), shape, random)
+}
+
+fn new_plan(shape: &StepShape, num_blocks: u32, filter: Filter) -> Option<Plan> {
+    Plan::new(shape, num_blocks, filter, 227 * 1024 / 4)
+}
+
+/// With the least list of survivors that a launch may have, or a longer one.
+fn shorter(plan: Plan, shape: &StepShape, random: &mut Random) -> Plan {
+    let heavy = shape.heavy;
     let num_blocks = plan.num_blocks;
     let least = (heavy + MAX_TURN_KEYS)
         .max(num_blocks * heavy)

@@ -12,7 +12,9 @@ use gpu_kernels::index_list::IndexList;
 use gpu_kernels::kernel::{In, KernelArgs, Out};
 use gpu_kernels::lut::Lut;
 use gpu_kernels::scores::{self, Scores};
-use gpu_kernels::select::{KEYS_PER_WORD, Plan, SelectSurvivors, SelectSurvivorsFiltered};
+use gpu_kernels::select::{
+    KEYS_PER_WORD, Plan, SelectSurvivors, SelectSurvivorsClustered, SelectSurvivorsFiltered,
+};
 use gpu_kernels::step::{SequenceParams, StepShape};
 use gpu_kernels::top_k::{self, TopKCount, TopKDigit, TopKGather, TopKHistogram};
 use gpu_kernels::weights::{self, Weights};
@@ -270,10 +272,17 @@ impl<'a> SimStages<'a> {
                     plan,
                     shape: *shape,
                 };
-                self.launch((blocks, 1), plan.shared_words(), &args)?;
+                let cluster = if plan.is_clustered() {
+                    plan.num_blocks
+                } else {
+                    1
+                };
+                self.launch_clusters((blocks, 1), cluster, plan.shared_words(), &args)?;
             }};
         }
-        if plan.has_filter() {
+        if plan.is_clustered() {
+            launch_kernel!(SelectSurvivorsClustered);
+        } else if plan.has_filter() {
             launch_kernel!(SelectSurvivorsFiltered);
         } else {
             launch_kernel!(SelectSurvivors);

@@ -163,7 +163,7 @@ impl Sizes {
             return Err(NOT_SUPPORTED);
         }
         let most = if function.large_clusters { 16 } else { 8 };
-        if cluster > most || !cluster.is_power_of_two() {
+        if cluster > most {
             return Err(INVALID_CLUSTER_SIZE);
         }
         Ok(cluster)
