@@ -4,15 +4,17 @@ use crate::alu::{self, Alu, Kind, Row};
 use crate::checker::Accessor;
 use crate::error::ViolationKind;
 use crate::float;
-use crate::instruction::{Address, AtomOp, Logic, Op, ShflMode, Space, Vote};
+use crate::instruction::{Address, AtomOp, Logic, Op, Reg, ShflMode, Space, Src, Vote, VoteDst};
 use crate::memory::{
     Fault, LOCAL_WINDOW, PARAM_WINDOW, RANK_SHIFT, Region, SHARED_BASE, SHARED_WINDOW,
 };
-use crate::warp::{Broken, Env, RemoteUse, Step, Warp, lanes};
+use crate::warp::{Broken, Env, RemoteUse, Room, Step, Warp, lanes};
 
 impl Warp {
     /// Executes what is neither a branch nor a collective.
+    #[inline(always)]
     pub(crate) fn execute(&mut self, env: &mut Env<'_>, op: &Op, active: u32) -> Step<()> {
+        let mut room = Room::uninit();
         match op {
             Op::Alu {
                 f,
@@ -22,9 +24,11 @@ impl Warp {
                 src,
                 num_src,
             } => {
-                let mut rows = [[0; 32]; 4];
-                for (row, src) in rows.iter_mut().zip(src).take(usize::from(*num_src)) {
-                    *row = self.source(env, *src, active)?;
+                let mut rooms = [Room::uninit(); 4];
+                let mut rows = [&[0; 32]; 4];
+                let sources = src.iter().zip(&mut rooms).take(usize::from(*num_src));
+                for (row, (src, room)) in rows.iter_mut().zip(sources) {
+                    *row = self.row(env, *src, active, room)?;
                 }
                 if matches!(f, Alu::Div | Alu::Rem) && ty.kind != Kind::Float {
                     let mask = u64::MAX >> (64 - ty.bits);
@@ -33,7 +37,7 @@ impl Warp {
                         return Err(Broken::new(kind, lane as u32, ""));
                     }
                 }
-                if let Some(row) = alu::eval(*f, *ty, *mods, &rows) {
+                if let Some(row) = alu::eval(*f, *ty, *mods, rows) {
                     self.set_row(*dst, &row, active);
                 }
             }
@@ -42,8 +46,8 @@ impl Warp {
                 dst,
                 src,
             } => {
-                let row = self.source(env, *src, active)?;
-                let row = row.map(|x| float::convert(*conversion, x));
+                let row = self.row(env, *src, active, &mut room)?;
+                let row = float::convert_row(*conversion, row);
                 self.set_row(*dst, &row, active);
             }
             Op::Setp {
@@ -56,13 +60,10 @@ impl Warp {
                 b,
                 combine,
             } => {
-                let a = self.source(env, *a, active)?;
-                let b = self.source(env, *b, active)?;
-                let mut holds = 0;
-                for lane in 0..32 {
-                    let one = float::compare(*cmp, *ty, *ftz, a[lane], b[lane]);
-                    holds |= u32::from(one) << lane;
-                }
+                let a = self.row(env, *a, active, &mut room)?;
+                let mut room = Room::uninit();
+                let b = self.row(env, *b, active, &mut room)?;
+                let holds = float::compare(*cmp, *ty, *ftz, a, b);
                 let with = |x: u32, other: u32| match combine {
                     Some((Logic::And, _)) => x & other,
                     Some((Logic::Or, _)) => x | other,
@@ -101,7 +102,7 @@ impl Warp {
                 self.set_pred(*dst, if *value { active } else { 0 }, active);
             }
             Op::Mov { dst, src } => {
-                let row = self.source(env, *src, active)?;
+                let row = *self.row(env, *src, active, &mut room)?;
                 self.set_row(*dst, &row, active);
             }
             Op::Pack { dst, src, bits } => {
@@ -132,7 +133,26 @@ impl Warp {
                 atomic,
                 dst,
                 address,
-            } => self.load(env, *space, *width, *sign, *atomic, dst, *address, active)?,
+            } => {
+                let (width, sign, atomic) = (usize::from(*width), *sign, *atomic);
+                match dst[..] {
+                    [dst] => {
+                        self.load(env, *space, width, sign, atomic, [dst], *address, active)?;
+                    }
+                    [a, b] => {
+                        self.load(env, *space, width, sign, atomic, [a, b], *address, active)?;
+                    }
+                    [a, b, c, d] => {
+                        let dst = [a, b, c, d];
+                        self.load(env, *space, width, sign, atomic, dst, *address, active)?;
+                    }
+                    _ => {
+                        let mut all = [None; 8];
+                        all.copy_from_slice(dst);
+                        self.load(env, *space, width, sign, atomic, all, *address, active)?;
+                    }
+                }
+            }
             Op::Store {
                 space,
                 width,
@@ -140,21 +160,17 @@ impl Warp {
                 src,
                 address,
             } => {
-                let base = self.addresses(env, *address, active)?;
-                let mut values = [[0; 32]; 8];
-                for (values, src) in values.iter_mut().zip(src) {
-                    *values = self.source(env, *src, active)?;
-                }
-                let width = usize::from(*width);
-                for lane in lanes(active) {
-                    let address = base[lane];
-                    aligned(address, width * src.len(), lane)?;
-                    for (i, values) in values[..src.len()].iter().enumerate() {
-                        let value = values[lane];
-                        let address = address.wrapping_add((i * width) as u64);
-                        self.touch(env, *space, address, lane, *atomic, |region, at, who| {
-                            region.store(at, width, value, who)
-                        })?;
+                let (width, atomic) = (usize::from(*width), *atomic);
+                match src[..] {
+                    [src] => self.store(env, *space, width, atomic, [src], *address, active)?,
+                    [a, b] => self.store(env, *space, width, atomic, [a, b], *address, active)?,
+                    [a, b, c, d] => {
+                        self.store(env, *space, width, atomic, [a, b, c, d], *address, active)?;
+                    }
+                    _ => {
+                        let mut all = [Src::Imm(0); 8];
+                        all.copy_from_slice(src);
+                        self.store(env, *space, width, atomic, all, *address, active)?;
                     }
                 }
             }
@@ -181,7 +197,7 @@ impl Warp {
                         lane,
                         true,
                         |region, at, who| match who {
-                            Some(who) => region.update(at, width, who, new),
+                            Some(who) => region.update(at, width, who, new).map_err(whole),
                             None => Ok(0),
                         },
                     )?;
@@ -239,30 +255,33 @@ impl Warp {
         Ok(())
     }
 
+    /// Loads `N` numbers of `width` bytes each, one behind the other.
     #[allow(clippy::too_many_arguments)] // the fields of one instruction
-    fn load(
+    #[inline(never)]
+    fn load<const N: usize>(
         &mut self,
         env: &mut Env<'_>,
         space: Space,
-        width: u8,
+        width: usize,
         sign: Option<(u32, u32)>,
         atomic: bool,
-        dst: &[Option<u32>],
+        dst: [Option<Reg>; N],
         address: Address,
         active: u32,
     ) -> Step<()> {
         let base = self.addresses(env, address, active)?;
-        let width = usize::from(width);
-        let mut rows = [[0; 32]; 8];
+        let mut rows = [[0; 32]; N];
         for lane in lanes(active) {
             let address = base[lane];
-            aligned(address, width * dst.len(), lane)?;
-            for (i, row) in rows[..dst.len()].iter_mut().enumerate() {
-                let address = address.wrapping_add((i * width) as u64);
-                row[lane] = self.touch(env, space, address, lane, atomic, |region, at, who| {
-                    region.load(at, width, who)
-                })?;
-            }
+            aligned(address, width * N, lane)?;
+            self.touch(env, space, address, lane, atomic, |region, at, who| {
+                for (i, row) in rows.iter_mut().enumerate() {
+                    let offset = i * width;
+                    let loaded = region.load(at.wrapping_add(offset as u64), width, who);
+                    row[lane] = loaded.map_err(|fault| (offset, fault))?;
+                }
+                Ok(())
+            })?;
         }
         if let Some((from, to)) = sign {
             let mask = u64::MAX >> (64 - to);
@@ -276,8 +295,44 @@ impl Warp {
         Ok(())
     }
 
+    /// Stores `N` numbers of `width` bytes each, one behind the other.
+    #[allow(clippy::too_many_arguments)] // the fields of one instruction
+    #[inline(never)]
+    fn store<const N: usize>(
+        &mut self,
+        env: &mut Env<'_>,
+        space: Space,
+        width: usize,
+        atomic: bool,
+        src: [Src; N],
+        address: Address,
+        active: u32,
+    ) -> Step<()> {
+        let base = self.addresses(env, address, active)?;
+        let mut values = [[0; 32]; N];
+        for (values, src) in values.iter_mut().zip(src) {
+            *values = self.source(env, src, active)?;
+        }
+        for lane in lanes(active) {
+            let address = base[lane];
+            aligned(address, width * N, lane)?;
+            self.touch(env, space, address, lane, atomic, |region, at, who| {
+                for (i, values) in values.iter().enumerate() {
+                    let offset = i * width;
+                    let at = at.wrapping_add(offset as u64);
+                    let stored = region.store(at, width, values[lane], who);
+                    stored.map_err(|fault| (offset, fault))?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
     fn addresses(&self, env: &Env<'_>, address: Address, active: u32) -> Step<Row> {
-        let base = self.source(env, address.base, active)?;
+        let mut room = Room::uninit();
+        let base = self.row(env, address.base, active, &mut room)?;
         let mask = if address.narrow {
             u64::from(u32::MAX)
         } else {
@@ -286,8 +341,9 @@ impl Warp {
         Ok(base.map(|x| x.wrapping_add(address.offset as u64) & mask))
     }
 
-    /// Finds the region and offset of an address, and what it is for races.
-    #[inline]
+    /// Finds the region and offset of an address, and what it is for races. A fault of `f` comes with how far
+    /// behind the address it lies.
+    #[inline(always)]
     fn touch<T>(
         &mut self,
         env: &mut Env<'_>,
@@ -295,7 +351,7 @@ impl Warp {
         address: u64,
         lane: usize,
         atomic: bool,
-        f: impl FnOnce(&mut Region, u64, Option<&Accessor<'_>>) -> Result<T, Fault>,
+        f: impl FnOnce(&mut Region, u64, Option<&Accessor<'_>>) -> Result<T, (usize, Fault)>,
     ) -> Step<T> {
         let own = self.index_in_cluster;
         let who = Accessor {
@@ -316,7 +372,7 @@ impl Warp {
         };
         let nowhere = || {
             let detail = String::from("no allocation is there");
-            Fault(ViolationKind::OutOfBounds, detail)
+            whole(Fault(ViolationKind::OutOfBounds, detail))
         };
         let result = match space {
             Space::Global => env
@@ -332,7 +388,7 @@ impl Warp {
                     Err(nowhere())
                 } else if env.exited[cta] {
                     let detail = format!("block {cta} of the cluster has exited");
-                    Err(Fault(ViolationKind::PeerExited, detail))
+                    Err(whole(Fault(ViolationKind::PeerExited, detail)))
                 } else {
                     if cta != self.cta {
                         env.remote_uses[cta][own] = RemoteUse {
@@ -355,7 +411,9 @@ impl Warp {
             }
             Space::Param | Space::Generic => f(env.params, inner, None),
         };
-        result.map_err(|fault| Broken::at(fault, lane as u32, address))
+        result.map_err(|(behind, fault)| {
+            Broken::at(fault, lane as u32, address.wrapping_add(behind as u64))
+        })
     }
 
     /// Executes a warp-wide operation of `active`, whose lanes name `masks`.
@@ -412,10 +470,9 @@ impl Warp {
                     };
                     holds |= u32::from(one) << lane;
                 }
-                if *vote == Vote::Ballot {
-                    self.set_row(*dst, &row, active);
-                } else {
-                    self.set_pred(*dst, holds, active);
+                match *dst {
+                    VoteDst::Row(dst) => self.set_row(dst, &row, active),
+                    VoteDst::Pred(dst) => self.set_pred(dst, holds, active),
                 }
             }
             Op::Match {
@@ -478,6 +535,13 @@ impl Warp {
     }
 }
 
+/// A fault of a whole access.
+#[cold]
+fn whole(fault: Fault) -> (usize, Fault) {
+    (0, fault)
+}
+
+#[inline(always)]
 fn aligned(address: u64, width: usize, lane: usize) -> Step<()> {
     if address & (width as u64 - 1) == 0 {
         return Ok(());
