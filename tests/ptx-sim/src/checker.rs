@@ -16,6 +16,8 @@ pub(crate) struct Accessor<'a> {
     /// Number of the cluster's first warp.
     pub(crate) first_warp: u32,
     pub(crate) lane: u32,
+    /// Its own clock.
+    pub(crate) clock: u32,
     /// What this warp has seen of each warp of its cluster, itself included.
     pub(crate) seen: &'a [u32],
     /// Atomics do not race with atomics.
@@ -118,7 +120,7 @@ fn check(touches: &[Touch; 2], how: &str, who: &Accessor<'_>) -> Result<(), Faul
 fn record(touches: &mut [Touch; 2], who: &Accessor<'_>) {
     let new = Touch {
         warp: who.warp,
-        clock: who.seen[(who.warp - who.first_warp) as usize],
+        clock: who.clock,
         lanes: 1 << who.lane,
         atomic: u32::from(who.atomic),
     };
