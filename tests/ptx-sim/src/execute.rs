@@ -375,9 +375,9 @@ impl Warp {
         };
         let first = base[active.trailing_zeros() as usize];
         let mut differ = 0;
-        for lane in 0..32 {
+        for (lane, address) in base.iter().enumerate() {
             let is_active = active >> lane & 1 == 1;
-            differ |= if is_active { base[lane] ^ first } else { 0 };
+            differ |= if is_active { address ^ first } else { 0 };
         }
         // Almost always: addresses so near to each other are of one region, which is looked for once.
         let is_near = differ >> RANK_SHIFT == 0;

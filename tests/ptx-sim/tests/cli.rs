@@ -120,6 +120,9 @@ fn bad_usage() {
         &with(&GOOD[..8], &["--arg", "u32:-1"]),
         &with(&GOOD, &["--cluster", "3"]),
         &with(&GOOD, &["--frobnicate"]),
+        // Nothing would run, and that would be clean.
+        &with(&GOOD, &["--schedules", "0"]),
+        &with(&GOOD[..8], &["--arg", "buf:18446744073709551615:zero"]),
         &["--kernel", "other", "--grid", "1", "--block", "1"],
         &["--kernel", "k", "--grid", "1,2,3,4", "--block", "1"],
     ] {

@@ -987,7 +987,9 @@ enum Piece {
     If(usize, Vec<Piece>, Vec<Piece>),
 }
 
-const OPS: [(&str, fn(u32, u32) -> u32); 3] = [
+type Binary = fn(u32, u32) -> u32;
+
+const OPS: [(&str, Binary); 3] = [
     ("add.u32", u32::wrapping_add),
     ("sub.u32", u32::wrapping_sub),
     ("xor.b32", |a, b| a ^ b),
