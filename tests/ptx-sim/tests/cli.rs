@@ -125,6 +125,10 @@ fn bad_usage() {
         &with(&GOOD[..8], &["--arg", "buf:18446744073709551615:zero"]),
         &["--kernel", "other", "--grid", "1", "--block", "1"],
         &["--kernel", "k", "--grid", "1,2,3,4", "--block", "1"],
+        &with(
+            &["--kernel", "k", "--grid", "4294967295,65535,65535"],
+            &GOOD[4..],
+        ),
     ] {
         let (code, out, error) = run(nothing, options);
         assert_eq!(code, 2, "{options:?}: {out}{error}");
