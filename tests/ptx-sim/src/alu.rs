@@ -78,10 +78,13 @@ pub(crate) struct FloatMods {
 }
 
 /// The result of every lane, active or not; `None` for a function that the type does not have.
-pub(crate) fn eval(f: Alu, ty: Ty, mods: FloatMods, s: &[Row; 4]) -> Option<Row> {
+#[inline(always)]
+pub(crate) fn eval(f: Alu, ty: Ty, mods: FloatMods, s: [&Row; 4]) -> Option<Row> {
     match (f, ty.kind, ty.bits) {
-        (_, Kind::Float, 32) => floats::<f32>(f, mods, s),
-        (_, Kind::Float, 64) => floats::<f64>(f, mods, s),
+        // Without modifiers the loops have no branch.
+        (_, Kind::Float, 32) if mods == FloatMods::default() => floats::<f32, true>(f, mods, s),
+        (_, Kind::Float, 32) => floats::<f32, false>(f, mods, s),
+        (_, Kind::Float, 64) => floats::<f64, false>(f, mods, s),
         (_, Kind::Float | Kind::BFloat, _) => None,
         (_, Kind::Signed, 16) => ints::<i16>(f, s),
         (_, Kind::Signed, 32) => ints::<i32>(f, s),
@@ -93,15 +96,23 @@ pub(crate) fn eval(f: Alu, ty: Ty, mods: FloatMods, s: &[Row; 4]) -> Option<Row>
     }
 }
 
-fn one(s: &[Row; 4], f: impl Fn(u64) -> u64) -> Row {
+/// Whether [`eval`] knows it.
+pub(crate) fn is_known(f: Alu, ty: Ty, mods: FloatMods) -> bool {
+    eval(f, ty, mods, [&[0; 32]; 4]).is_some()
+}
+
+// All inlined into the warp's loop, which is compiled once more for newer processors: see `Warp::run`.
+#[inline(always)]
+fn one(s: [&Row; 4], f: impl Fn(u64) -> u64) -> Row {
     let mut out = [0; 32];
-    for (out, a) in out.iter_mut().zip(&s[0]) {
+    for (out, a) in out.iter_mut().zip(s[0]) {
         *out = f(*a);
     }
     out
 }
 
-fn two(s: &[Row; 4], f: impl Fn(u64, u64) -> u64) -> Row {
+#[inline(always)]
+fn two(s: [&Row; 4], f: impl Fn(u64, u64) -> u64) -> Row {
     let mut out = [0; 32];
     for (i, out) in out.iter_mut().enumerate() {
         *out = f(s[0][i], s[1][i]);
@@ -109,7 +120,8 @@ fn two(s: &[Row; 4], f: impl Fn(u64, u64) -> u64) -> Row {
     out
 }
 
-fn three(s: &[Row; 4], f: impl Fn(u64, u64, u64) -> u64) -> Row {
+#[inline(always)]
+fn three(s: [&Row; 4], f: impl Fn(u64, u64, u64) -> u64) -> Row {
     let mut out = [0; 32];
     for (i, out) in out.iter_mut().enumerate() {
         *out = f(s[0][i], s[1][i], s[2][i]);
@@ -137,9 +149,13 @@ macro_rules! int {
         impl Int for $t {
             const BITS: u32 = <$t>::BITS;
             const SIGNED: bool = $signed;
+            #[inline(always)]
             fn get(row: u64) -> Self { row as $t }
+            #[inline(always)]
             fn put(self) -> u64 { self as $unsigned as u64 }
+            #[inline(always)]
             fn wide(self) -> i128 { self as i128 }
+            #[inline(always)]
             fn narrow(wide: i128) -> Self { wide as $t }
             // Division by zero is reported before a row is computed; idle lanes may hold anything.
             fn div(self, by: Self) -> Self { if by == 0 { 0 } else { self.wrapping_div(by) } }
@@ -152,7 +168,8 @@ macro_rules! int {
 }
 int!(u16, u16, false; u32, u32, false; u64, u64, false; i16, u16, true; i32, u32, true; i64, u64, true);
 
-fn ints<T: Int>(f: Alu, s: &[Row; 4]) -> Option<Row> {
+#[inline(always)]
+fn ints<T: Int>(f: Alu, s: [&Row; 4]) -> Option<Row> {
     let mask = u64::MAX >> (64 - T::BITS);
     let wide = |x: u64| T::get(x).wide();
     let put = |x: i128| T::narrow(x).put();
@@ -163,13 +180,17 @@ fn ints<T: Int>(f: Alu, s: &[Row; 4]) -> Option<Row> {
         Alu::SubSat => two(s, |a, b| T::clamp_wide(wide(a) - wide(b)).put()),
         Alu::MulLo => two(s, |a, b| a.wrapping_mul(b) & mask),
         Alu::MadLo => three(s, |a, b, c| a.wrapping_mul(b).wrapping_add(c) & mask),
+        Alu::MulHi if T::BITS <= 32 => two(s, |a, b| high_half::<T>(a, b) & mask),
+        Alu::MadHi if T::BITS <= 32 => {
+            three(s, |a, b, c| high_half::<T>(a, b).wrapping_add(c) & mask)
+        }
         // Products of two u64 do not fit i128 but wrap to the right bits, which is all that counts.
         Alu::MulHi => two(s, |a, b| put(high::<T>(wide(a), wide(b)))),
         Alu::MadHi => three(s, |a, b, c| put(high::<T>(wide(a), wide(b)) + wide(c))),
         // mul.wide doubles the width: types of 16 and 32 bits only.
-        Alu::MulWide => two(s, |a, b| (wide(a) * wide(b)) as u64 & double(T::BITS)),
+        Alu::MulWide => two(s, |a, b| product::<T>(a, b) & double(T::BITS)),
         Alu::MadWide => three(s, |a, b, c| {
-            ((wide(a) * wide(b)) as u64).wrapping_add(c) & double(T::BITS)
+            product::<T>(a, b).wrapping_add(c) & double(T::BITS)
         }),
         Alu::Sad => three(s, |a, b, c| put((wide(a) - wide(b)).abs() + wide(c))),
         Alu::Div => two(s, |a, b| T::get(a).div(T::get(b)).put()),
@@ -188,7 +209,13 @@ fn ints<T: Int>(f: Alu, s: &[Row; 4]) -> Option<Row> {
             let by = b as u32;
             if by >= T::BITS { 0 } else { (a << by) & mask }
         }),
-        Alu::Shr => two(s, |a, b| put(wide(a) >> (b as u32).min(T::BITS))),
+        Alu::Shr if T::SIGNED => two(s, |a, b| {
+            (float::sign_extend(a, T::BITS) >> (b as u32).min(T::BITS - 1)) as u64 & mask
+        }),
+        Alu::Shr => two(s, |a, b| {
+            let by = b as u32;
+            if by >= T::BITS { 0 } else { (a & mask) >> by }
+        }),
         Alu::Popc => one(s, |a| u64::from((a & mask).count_ones())),
         Alu::Clz => one(s, |a| {
             u64::from((a & mask).leading_zeros() - (64 - T::BITS))
@@ -238,6 +265,30 @@ fn high<T: Int>(a: i128, b: i128) -> i128 {
         (a * b) >> T::BITS
     } else {
         ((a as u128 * b as u128) >> T::BITS) as i128
+    }
+}
+
+/// The product's low 64 bits: of types of 16 and 32 bits all of it.
+#[inline(always)]
+fn product<T: Int>(a: u64, b: u64) -> u64 {
+    let whole = |x| {
+        if T::SIGNED {
+            float::sign_extend(x, T::BITS) as u64
+        } else {
+            x & (u64::MAX >> (64 - T::BITS))
+        }
+    };
+    whole(a).wrapping_mul(whole(b))
+}
+
+/// The upper half of a product of a type of 16 or 32 bits, and the bits behind it.
+#[inline(always)]
+fn high_half<T: Int>(a: u64, b: u64) -> u64 {
+    let product = product::<T>(a, b);
+    if T::SIGNED {
+        (product as i64 >> T::BITS) as u64
+    } else {
+        product >> T::BITS
     }
 }
 
@@ -304,14 +355,15 @@ fn lop3(a: u64, b: u64, c: u64, table: u64) -> u64 {
         })
 }
 
-fn floats<T: Float>(f: Alu, mods: FloatMods, s: &[Row; 4]) -> Option<Row> {
+#[inline(always)]
+fn floats<T: Float, const PLAIN: bool>(f: Alu, mods: FloatMods, s: [&Row; 4]) -> Option<Row> {
     let get = |bits: u64| {
         let x = T::get(bits);
-        if mods.ftz { x.flushed() } else { x }
+        if !PLAIN && mods.ftz { x.flushed() } else { x }
     };
     let put = |x: T| {
-        let x = if mods.ftz { x.flushed() } else { x };
-        let x = if mods.sat { x.saturated() } else { x };
+        let x = if !PLAIN && mods.ftz { x.flushed() } else { x };
+        let x = if !PLAIN && mods.sat { x.saturated() } else { x };
         x.canonical()
     };
     // Sign operations work on the bits alone: a NaN keeps its payload.

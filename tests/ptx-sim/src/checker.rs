@@ -16,6 +16,8 @@ pub(crate) struct Accessor<'a> {
     /// Number of the cluster's first warp.
     pub(crate) first_warp: u32,
     pub(crate) lane: u32,
+    /// Its own clock.
+    pub(crate) clock: u32,
     /// What this warp has seen of each warp of its cluster, itself included.
     pub(crate) seen: &'a [u32],
     /// Atomics do not race with atomics.
@@ -77,7 +79,7 @@ struct Touch {
 }
 
 impl Touch {
-    #[inline]
+    #[inline(always)]
     fn races(&self, who: &Accessor<'_>) -> bool {
         if self.warp == 0 || (self.warp == who.warp && self.lanes == 1 << who.lane) {
             return false;
@@ -99,11 +101,26 @@ struct Cell {
     reads: [Touch; 2],
 }
 
-#[inline]
+/// Whether an access may come beside those before it.
+#[inline(always)]
+fn check(touches: &[Touch; 2], how: &str, who: &Accessor<'_>) -> Result<(), Fault> {
+    // The second is of a warp only if the first is.
+    if touches[0].warp == 0 {
+        return Ok(());
+    }
+    for touch in touches {
+        if touch.races(who) {
+            return Err(race(how, touch, who));
+        }
+    }
+    Ok(())
+}
+
+#[inline(always)]
 fn record(touches: &mut [Touch; 2], who: &Accessor<'_>) {
     let new = Touch {
         warp: who.warp,
-        clock: who.seen[(who.warp - who.first_warp) as usize],
+        clock: who.clock,
         lanes: 1 << who.lane,
         atomic: u32::from(who.atomic),
     };
@@ -130,7 +147,7 @@ pub(crate) struct Shadow {
 const PIECE: usize = 512;
 
 impl Shadow {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn read(
         &mut self,
         len: usize,
@@ -139,17 +156,13 @@ impl Shadow {
         who: &Accessor<'_>,
     ) -> Result<(), Fault> {
         for cell in self.touched(len, at, width) {
-            for touch in &cell.writes {
-                if touch.races(who) {
-                    return Err(race("written", touch, who));
-                }
-            }
+            check(&cell.writes, "written", who)?;
             record(&mut cell.reads, who);
         }
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn write(
         &mut self,
         len: usize,
@@ -158,46 +171,50 @@ impl Shadow {
         who: &Accessor<'_>,
     ) -> Result<(), Fault> {
         for cell in self.touched(len, at, width) {
-            for touch in &cell.writes {
-                if touch.races(who) {
-                    return Err(race("written", touch, who));
-                }
-            }
-            for touch in &cell.reads {
-                if touch.races(who) {
-                    return Err(race("read", touch, who));
-                }
-            }
+            check(&cell.writes, "written", who)?;
+            check(&cell.reads, "read", who)?;
             record(&mut cell.writes, who);
         }
         Ok(())
     }
 
     /// The cells of an access, which is aligned, and so in one piece.
-    #[inline]
+    #[inline(always)]
     fn touched(&mut self, len: usize, at: usize, width: usize) -> &mut [Cell] {
+        if self.pieces.is_empty() || (!self.bytes && width < 4) {
+            self.prepare(len, width);
+        }
+        let shift = if self.bytes { 0 } else { 2 };
+        let piece = &mut self.pieces[at / PIECE];
+        if piece.is_empty() {
+            make(piece, PIECE >> shift);
+        }
+        let at = at % PIECE;
+        &mut piece[at >> shift..((at + width - 1) >> shift) + 1]
+    }
+
+    /// For accesses of that width.
+    #[cold]
+    fn prepare(&mut self, len: usize, width: usize) {
         if self.pieces.is_empty() {
             self.pieces.resize_with(len.div_ceil(PIECE), Vec::new);
             self.bytes = width < 4;
-        } else if !self.bytes && width < 4 {
+        } else {
             self.refine();
         }
-        let cell_bytes = if self.bytes { 1 } else { 4 };
-        let piece = &mut self.pieces[at / PIECE];
-        if piece.is_empty() {
-            piece.resize(PIECE / cell_bytes, Cell::default());
-        }
-        let at = at % PIECE;
-        &mut piece[at / cell_bytes..(at + width).div_ceil(cell_bytes)]
     }
 
-    #[cold]
     fn refine(&mut self) {
         self.bytes = true;
         for piece in &mut self.pieces {
             *piece = piece.iter().flat_map(|&cell| [cell; 4]).collect();
         }
     }
+}
+
+#[cold]
+fn make(piece: &mut Vec<Cell>, cells: usize) {
+    piece.resize(cells, Cell::default());
 }
 
 #[cold]

@@ -4,7 +4,7 @@ use crate::checker::Clocks;
 use crate::error::{Violation, ViolationKind};
 use crate::instruction::BarKind;
 use crate::launch::Geometry;
-use crate::memory::{Init, Memory, Region};
+use crate::memory::{Fault, Init, Memory, Region};
 use crate::module::Kernel;
 use crate::random::Random;
 use crate::warp::{Broken, Env, Event, FULL, RemoteUse, Step, Warp};
@@ -138,7 +138,7 @@ impl Cluster {
         };
         let ran = self.warps[at].run(&mut env, turn);
         let ran = ran.and_then(|(steps, event)| self.handle(at, event).map(|()| steps));
-        ran.map_err(|broken| self.report(outside, broken.warp.unwrap_or(at), broken))
+        ran.map_err(|broken| self.report(outside, broken.warp.unwrap_or(at), *broken))
     }
 
     fn handle(&mut self, at: usize, event: Event) -> Step<()> {
@@ -179,7 +179,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn misuse(&self, at: usize, detail: &str) -> Broken {
+    fn misuse(&self, at: usize, detail: &str) -> Box<Broken> {
         let lane = self.warps[at].live.trailing_zeros() & 31;
         Broken::new(ViolationKind::BarrierMisuse, lane, detail)
     }
@@ -289,11 +289,10 @@ impl Cluster {
                 let detail =
                     format!("nothing keeps block {cta} of the cluster from exiting before");
                 self.warps[at].pc = last.pc;
-                return Err(Broken {
-                    warp: Some(at),
-                    address: Some(last.address),
-                    ..Broken::new(ViolationKind::PeerExited, last.lane, detail)
-                });
+                let fault = Fault(ViolationKind::PeerExited, detail);
+                let mut broken = Broken::at(fault, last.lane, last.address);
+                broken.warp = Some(at);
+                return Err(broken);
             }
         }
         Ok(())
@@ -312,7 +311,7 @@ impl Cluster {
             detail += &format!("block {} warp {} at line {line}; ", warp.cta, warp.index);
         }
         let lane = self.warps[at].live.trailing_zeros() & 31;
-        self.report(outside, at, Broken::new(kind, lane, detail))
+        self.report(outside, at, *Broken::new(kind, lane, detail))
     }
 
     #[cold]

@@ -4,15 +4,17 @@ use crate::alu::{self, Alu, Kind, Row};
 use crate::checker::Accessor;
 use crate::error::ViolationKind;
 use crate::float;
-use crate::instruction::{Address, AtomOp, Logic, Op, ShflMode, Space, Vote};
+use crate::instruction::{Address, AtomOp, Logic, Op, Reg, ShflMode, Space, Src, Vote, VoteDst};
 use crate::memory::{
     Fault, LOCAL_WINDOW, PARAM_WINDOW, RANK_SHIFT, Region, SHARED_BASE, SHARED_WINDOW,
 };
-use crate::warp::{Broken, Env, RemoteUse, Step, Warp, lanes};
+use crate::warp::{Broken, Env, RemoteUse, Room, Step, Warp, lanes};
 
 impl Warp {
     /// Executes what is neither a branch nor a collective.
+    #[inline(always)]
     pub(crate) fn execute(&mut self, env: &mut Env<'_>, op: &Op, active: u32) -> Step<()> {
+        let mut room = Room::uninit();
         match op {
             Op::Alu {
                 f,
@@ -22,9 +24,11 @@ impl Warp {
                 src,
                 num_src,
             } => {
-                let mut rows = [[0; 32]; 4];
-                for (row, src) in rows.iter_mut().zip(src).take(usize::from(*num_src)) {
-                    *row = self.source(env, *src, active)?;
+                let mut rooms = [Room::uninit(); 4];
+                let mut rows = [&[0; 32]; 4];
+                let sources = src.iter().zip(&mut rooms).take(usize::from(*num_src));
+                for (row, (src, room)) in rows.iter_mut().zip(sources) {
+                    *row = self.row(env, *src, active, room)?;
                 }
                 if matches!(f, Alu::Div | Alu::Rem) && ty.kind != Kind::Float {
                     let mask = u64::MAX >> (64 - ty.bits);
@@ -33,7 +37,7 @@ impl Warp {
                         return Err(Broken::new(kind, lane as u32, ""));
                     }
                 }
-                if let Some(row) = alu::eval(*f, *ty, *mods, &rows) {
+                if let Some(row) = alu::eval(*f, *ty, *mods, rows) {
                     self.set_row(*dst, &row, active);
                 }
             }
@@ -42,8 +46,8 @@ impl Warp {
                 dst,
                 src,
             } => {
-                let row = self.source(env, *src, active)?;
-                let row = row.map(|x| float::convert(*conversion, x));
+                let row = self.row(env, *src, active, &mut room)?;
+                let row = float::convert_row(*conversion, row);
                 self.set_row(*dst, &row, active);
             }
             Op::Setp {
@@ -56,13 +60,10 @@ impl Warp {
                 b,
                 combine,
             } => {
-                let a = self.source(env, *a, active)?;
-                let b = self.source(env, *b, active)?;
-                let mut holds = 0;
-                for lane in 0..32 {
-                    let one = float::compare(*cmp, *ty, *ftz, a[lane], b[lane]);
-                    holds |= u32::from(one) << lane;
-                }
+                let a = self.row(env, *a, active, &mut room)?;
+                let mut room = Room::uninit();
+                let b = self.row(env, *b, active, &mut room)?;
+                let holds = float::compare(*cmp, *ty, *ftz, a, b);
                 let with = |x: u32, other: u32| match combine {
                     Some((Logic::And, _)) => x & other,
                     Some((Logic::Or, _)) => x | other,
@@ -101,7 +102,7 @@ impl Warp {
                 self.set_pred(*dst, if *value { active } else { 0 }, active);
             }
             Op::Mov { dst, src } => {
-                let row = self.source(env, *src, active)?;
+                let row = *self.row(env, *src, active, &mut room)?;
                 self.set_row(*dst, &row, active);
             }
             Op::Pack { dst, src, bits } => {
@@ -132,7 +133,29 @@ impl Warp {
                 atomic,
                 dst,
                 address,
-            } => self.load(env, *space, *width, *sign, *atomic, dst, *address, active)?,
+            } => {
+                let access = (*space, *atomic);
+                macro_rules! load {
+                    ($dst:expr) => {
+                        match width {
+                            1 => self.load::<_, 1>(env, access, *sign, $dst, *address, active),
+                            2 => self.load::<_, 2>(env, access, *sign, $dst, *address, active),
+                            4 => self.load::<_, 4>(env, access, *sign, $dst, *address, active),
+                            _ => self.load::<_, 8>(env, access, *sign, $dst, *address, active),
+                        }
+                    };
+                }
+                match dst[..] {
+                    [dst] => load!([dst])?,
+                    [a, b] => load!([a, b])?,
+                    [a, b, c, d] => load!([a, b, c, d])?,
+                    _ => {
+                        let mut all = [None; 8];
+                        all.copy_from_slice(dst);
+                        load!(all)?;
+                    }
+                }
+            }
             Op::Store {
                 space,
                 width,
@@ -140,21 +163,25 @@ impl Warp {
                 src,
                 address,
             } => {
-                let base = self.addresses(env, *address, active)?;
-                let mut values = [[0; 32]; 8];
-                for (values, src) in values.iter_mut().zip(src) {
-                    *values = self.source(env, *src, active)?;
+                let access = (*space, *atomic);
+                macro_rules! store {
+                    ($src:expr) => {
+                        match width {
+                            1 => self.store::<_, 1>(env, access, $src, *address, active),
+                            2 => self.store::<_, 2>(env, access, $src, *address, active),
+                            4 => self.store::<_, 4>(env, access, $src, *address, active),
+                            _ => self.store::<_, 8>(env, access, $src, *address, active),
+                        }
+                    };
                 }
-                let width = usize::from(*width);
-                for lane in lanes(active) {
-                    let address = base[lane];
-                    aligned(address, width * src.len(), lane)?;
-                    for (i, values) in values[..src.len()].iter().enumerate() {
-                        let value = values[lane];
-                        let address = address.wrapping_add((i * width) as u64);
-                        self.touch(env, *space, address, lane, *atomic, |region, at, who| {
-                            region.store(at, width, value, who)
-                        })?;
+                match src[..] {
+                    [src] => store!([src])?,
+                    [a, b] => store!([a, b])?,
+                    [a, b, c, d] => store!([a, b, c, d])?,
+                    _ => {
+                        let mut all = [Src::Imm(0); 8];
+                        all.copy_from_slice(src);
+                        store!(all)?;
                     }
                 }
             }
@@ -171,21 +198,21 @@ impl Warp {
                 let (b, c) = (self.source(env, *b, active)?, self.source(env, *c, active)?);
                 let width = ty.bits as usize / 8;
                 let mut old = [0; 32];
-                for lane in lanes(active) {
-                    aligned(base[lane], width, lane)?;
-                    let new = |old| atom(*f, *ty, old, b[lane], c[lane]);
-                    old[lane] = self.touch(
-                        env,
-                        *space,
-                        base[lane],
-                        lane,
-                        true,
-                        |region, at, who| match who {
-                            Some(who) => region.update(at, width, who, new),
-                            None => Ok(0),
-                        },
-                    )?;
-                }
+                let access = (*space, true);
+                self.each_lane(
+                    env,
+                    access,
+                    width,
+                    &base,
+                    active,
+                    |region, at, lane, who| {
+                        let new = |old| atom(*f, *ty, old, b[lane], c[lane]);
+                        if let Some(who) = who {
+                            old[lane] = region.update(at, width, who, new).map_err(whole)?;
+                        }
+                        Ok(())
+                    },
+                )?;
                 if let Some(dst) = dst {
                     self.set_row(*dst, &old, active);
                 }
@@ -239,31 +266,34 @@ impl Warp {
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments)] // the fields of one instruction
-    fn load(
+    /// Loads `N` numbers of `WIDTH` bytes each, one behind the other.
+    #[inline(never)]
+    fn load<const N: usize, const WIDTH: usize>(
         &mut self,
         env: &mut Env<'_>,
-        space: Space,
-        width: u8,
+        access: (Space, bool),
         sign: Option<(u32, u32)>,
-        atomic: bool,
-        dst: &[Option<u32>],
+        dst: [Option<Reg>; N],
         address: Address,
         active: u32,
     ) -> Step<()> {
         let base = self.addresses(env, address, active)?;
-        let width = usize::from(width);
-        let mut rows = [[0; 32]; 8];
-        for lane in lanes(active) {
-            let address = base[lane];
-            aligned(address, width * dst.len(), lane)?;
-            for (i, row) in rows[..dst.len()].iter_mut().enumerate() {
-                let address = address.wrapping_add((i * width) as u64);
-                row[lane] = self.touch(env, space, address, lane, atomic, |region, at, who| {
-                    region.load(at, width, who)
-                })?;
-            }
-        }
+        let mut rows = [[0; 32]; N];
+        self.each_lane(
+            env,
+            access,
+            WIDTH * N,
+            &base,
+            active,
+            |region, at, lane, who| {
+                for (i, row) in rows.iter_mut().enumerate() {
+                    let behind = i * WIDTH;
+                    let loaded = region.load(at.wrapping_add(behind as u64), WIDTH, who);
+                    row[lane] = loaded.map_err(|fault| (behind, fault))?;
+                }
+                Ok(())
+            },
+        )?;
         if let Some((from, to)) = sign {
             let mask = u64::MAX >> (64 - to);
             rows[0] = rows[0].map(|x| float::sign_extend(x, from) as u64 & mask);
@@ -276,8 +306,43 @@ impl Warp {
         Ok(())
     }
 
+    /// Stores `N` numbers of `WIDTH` bytes each, one behind the other.
+    #[inline(never)]
+    fn store<const N: usize, const WIDTH: usize>(
+        &mut self,
+        env: &mut Env<'_>,
+        access: (Space, bool),
+        src: [Src; N],
+        address: Address,
+        active: u32,
+    ) -> Step<()> {
+        let base = self.addresses(env, address, active)?;
+        let mut values = [[0; 32]; N];
+        for (values, src) in values.iter_mut().zip(src) {
+            *values = self.source(env, src, active)?;
+        }
+        self.each_lane(
+            env,
+            access,
+            WIDTH * N,
+            &base,
+            active,
+            |region, at, lane, who| {
+                for (i, values) in values.iter().enumerate() {
+                    let behind = i * WIDTH;
+                    let stored =
+                        region.store(at.wrapping_add(behind as u64), WIDTH, values[lane], who);
+                    stored.map_err(|fault| (behind, fault))?;
+                }
+                Ok(())
+            },
+        )
+    }
+
+    #[inline(always)]
     fn addresses(&self, env: &Env<'_>, address: Address, active: u32) -> Step<Row> {
-        let base = self.source(env, address.base, active)?;
+        let mut room = Room::uninit();
+        let base = self.row(env, address.base, active, &mut room)?;
         let mask = if address.narrow {
             u64::from(u32::MAX)
         } else {
@@ -286,76 +351,109 @@ impl Warp {
         Ok(base.map(|x| x.wrapping_add(address.offset as u64) & mask))
     }
 
-    /// Finds the region and offset of an address, and what it is for races.
-    #[inline]
-    fn touch<T>(
+    /// Calls `f` with the region and offset of each active lane's address, and what it is for races, if for
+    /// anything. A fault of `f` comes with how far behind the address it lies.
+    #[inline(always)]
+    fn each_lane(
         &mut self,
         env: &mut Env<'_>,
-        space: Space,
-        address: u64,
-        lane: usize,
-        atomic: bool,
-        f: impl FnOnce(&mut Region, u64, Option<&Accessor<'_>>) -> Result<T, Fault>,
-    ) -> Step<T> {
+        (space, atomic): (Space, bool),
+        width: usize,
+        base: &Row,
+        active: u32,
+        mut f: impl FnMut(&mut Region, u64, usize, Option<&Accessor<'_>>) -> Result<(), (usize, Fault)>,
+    ) -> Step<()> {
         let own = self.index_in_cluster;
-        let who = Accessor {
+        let seen = env.clocks.seen(own);
+        let mut who = Accessor {
             warp: env.first_warp + own as u32,
             first_warp: env.first_warp,
-            lane: lane as u32,
-            seen: env.clocks.seen(own),
+            lane: 0,
+            clock: seen[own],
+            seen,
             atomic,
         };
-        let (space, inner) = match space {
-            Space::Generic if address >= PARAM_WINDOW => (Space::Param, address - PARAM_WINDOW),
-            Space::Generic if address >= LOCAL_WINDOW => (Space::Local, address - LOCAL_WINDOW),
-            Space::Generic if address >= SHARED_WINDOW => {
-                (Space::SharedCluster, address - SHARED_WINDOW)
-            }
-            Space::Generic => (Space::Global, address),
-            space => (space, address),
-        };
-        let nowhere = || {
-            let detail = String::from("no allocation is there");
-            Fault(ViolationKind::OutOfBounds, detail)
-        };
-        let result = match space {
-            Space::Global => env
-                .memory
-                .find_mut(inner)
-                .ok_or_else(nowhere)
-                .and_then(|(region, at)| f(region, at, Some(&who))),
-            Space::Shared | Space::SharedCluster => {
-                let rank = inner >> RANK_SHIFT;
-                let cta = (rank as usize).checked_sub(1).unwrap_or(self.cta);
-                let at = (inner & ((1 << RANK_SHIFT) - 1)).wrapping_sub(SHARED_BASE);
-                if cta >= env.shared.len() || (space == Space::Shared && rank != 0) {
-                    Err(nowhere())
-                } else if env.exited[cta] {
-                    let detail = format!("block {cta} of the cluster has exited");
-                    Err(Fault(ViolationKind::PeerExited, detail))
-                } else {
+        let first = base[active.trailing_zeros() as usize];
+        let mut differ = 0;
+        for (lane, address) in base.iter().enumerate() {
+            let is_active = active >> lane & 1 == 1;
+            differ |= if is_active { address ^ first } else { 0 };
+        }
+        // Almost always: addresses so near to each other are of one region, which is looked for once.
+        let is_near = differ >> RANK_SHIFT == 0;
+
+        let mut rest = active;
+        while rest != 0 {
+            let lane = rest.trailing_zeros() as usize;
+            let address = base[lane];
+            aligned(address, width, lane)?;
+            let (space, inner) = match space {
+                Space::Generic if address >= PARAM_WINDOW => (Space::Param, address - PARAM_WINDOW),
+                Space::Generic if address >= LOCAL_WINDOW => (Space::Local, address - LOCAL_WINDOW),
+                Space::Generic if address >= SHARED_WINDOW => {
+                    (Space::SharedCluster, address - SHARED_WINDOW)
+                }
+                Space::Generic => (Space::Global, address),
+                space => (space, address),
+            };
+            let group = match space {
+                Space::Local => 1 << lane,
+                _ if is_near => rest,
+                _ => 1 << lane,
+            };
+            rest &= !group;
+            let broken = |kind, detail| Broken::at(Fault(kind, detail), lane as u32, address);
+            let nowhere = || {
+                let detail = String::from("no allocation is there");
+                broken(ViolationKind::OutOfBounds, detail)
+            };
+            let (region, at, is_watched) = match space {
+                Space::Global => {
+                    let (region, at) = env.memory.find_mut(inner).ok_or_else(nowhere)?;
+                    (region, at, true)
+                }
+                Space::Shared | Space::SharedCluster => {
+                    let rank = inner >> RANK_SHIFT;
+                    let cta = (rank as usize).checked_sub(1).unwrap_or(self.cta);
+                    if cta >= env.shared.len() || (space == Space::Shared && rank != 0) {
+                        return Err(nowhere());
+                    }
+                    if env.exited[cta] {
+                        let detail = format!("block {cta} of the cluster has exited");
+                        return Err(broken(ViolationKind::PeerExited, detail));
+                    }
                     if cta != self.cta {
+                        let last = 31 - group.leading_zeros();
                         env.remote_uses[cta][own] = RemoteUse {
-                            clock: who.seen[own],
+                            clock: who.clock,
                             pc: self.pc,
-                            lane: who.lane,
-                            address,
+                            lane: last,
+                            address: base[last as usize],
                         };
                     }
-                    f(&mut env.shared[cta], at, Some(&who))
+                    let at = (inner & ((1 << RANK_SHIFT) - 1)).wrapping_sub(SHARED_BASE);
+                    (&mut env.shared[cta], at, true)
                 }
-            }
-            Space::Local => {
-                let each = env.kernel.local_bytes;
-                if inner >= each {
-                    Err(nowhere())
-                } else {
-                    f(&mut self.local, lane as u64 * each + inner, None)
+                Space::Local => {
+                    let each = env.kernel.local_bytes;
+                    if inner >= each {
+                        return Err(nowhere());
+                    }
+                    (&mut self.local, lane as u64 * each + inner, false)
                 }
+                Space::Param | Space::Generic => (&mut *env.params, inner, false),
+            };
+            for lane in lanes(group) {
+                aligned(base[lane], width, lane)?;
+                who.lane = lane as u32;
+                let at = at.wrapping_add(base[lane].wrapping_sub(address));
+                f(region, at, lane, is_watched.then_some(&who)).map_err(|(behind, fault)| {
+                    let address = base[lane].wrapping_add(behind as u64);
+                    Broken::at(fault, lane as u32, address)
+                })?;
             }
-            Space::Param | Space::Generic => f(env.params, inner, None),
-        };
-        result.map_err(|fault| Broken::at(fault, lane as u32, address))
+        }
+        Ok(())
     }
 
     /// Executes a warp-wide operation of `active`, whose lanes name `masks`.
@@ -412,10 +510,9 @@ impl Warp {
                     };
                     holds |= u32::from(one) << lane;
                 }
-                if *vote == Vote::Ballot {
-                    self.set_row(*dst, &row, active);
-                } else {
-                    self.set_pred(*dst, holds, active);
+                match *dst {
+                    VoteDst::Row(dst) => self.set_row(dst, &row, active),
+                    VoteDst::Pred(dst) => self.set_pred(dst, holds, active),
                 }
             }
             Op::Match {
@@ -478,6 +575,13 @@ impl Warp {
     }
 }
 
+/// A fault of a whole access.
+#[cold]
+fn whole(fault: Fault) -> (usize, Fault) {
+    (0, fault)
+}
+
+#[inline(always)]
 fn aligned(address: u64, width: usize, lane: usize) -> Step<()> {
     if address & (width as u64 - 1) == 0 {
         return Ok(());

@@ -4,7 +4,7 @@ use std::ops::{Add, Div, Mul, Sub};
 
 use half::{bf16, f16};
 
-use crate::alu::{Kind, Ty};
+use crate::alu::{Kind, Row, Ty};
 
 /// A floating-point type of PTX arithmetic.
 pub(crate) trait Float:
@@ -47,12 +47,15 @@ macro_rules! float {
             const BITS: u32 = <$u>::BITS;
             const ONE: Self = 1.0;
             const ZERO: Self = 0.0;
+            #[inline(always)]
             fn get(bits: u64) -> Self {
                 <$t>::from_bits(bits as $u)
             }
+            #[inline(always)]
             fn bits(self) -> u64 {
                 u64::from(self.to_bits())
             }
+            #[inline(always)]
             fn canonical(self) -> u64 {
                 if self.is_nan() { $nan } else { self.bits() }
             }
@@ -63,15 +66,19 @@ macro_rules! float {
                     self
                 }
             }
+            #[inline(always)]
             fn fma(self, b: Self, c: Self) -> Self {
                 self.mul_add(b, c)
             }
+            #[inline(always)]
             fn sqrt(self) -> Self {
                 <$t>::sqrt(self)
             }
+            #[inline(always)]
             fn nan(self) -> bool {
                 self.is_nan()
             }
+            #[inline(always)]
             fn negative(self) -> bool {
                 self.is_sign_negative()
             }
@@ -82,6 +89,7 @@ float!(f32, u32, 0x7fff_ffff);
 float!(f64, u64, 0x7fff_ffff_ffff_ffff);
 
 /// The smaller; of a number and a NaN the number, unless `nan` is asked for; -0 is below +0.
+#[inline(always)]
 pub(crate) fn min<T: Float>(a: T, b: T, nan: bool) -> T {
     match (a.nan(), b.nan()) {
         (true, _) => {
@@ -109,6 +117,7 @@ pub(crate) fn min<T: Float>(a: T, b: T, nan: bool) -> T {
 }
 
 /// The larger, by the same rules.
+#[inline(always)]
 pub(crate) fn max<T: Float>(a: T, b: T, nan: bool) -> T {
     match (a.nan(), b.nan()) {
         (true, _) => {
@@ -155,45 +164,60 @@ pub(crate) enum Cmp {
     Nan,
 }
 
-fn ordered<T: PartialOrd>(cmp: Cmp, a: T, b: T) -> bool {
-    match cmp {
-        Cmp::Eq | Cmp::Equ => a == b,
-        Cmp::Ne | Cmp::Neu => a != b,
-        Cmp::Lt | Cmp::Ltu => a < b,
-        Cmp::Le | Cmp::Leu => a <= b,
-        Cmp::Gt | Cmp::Gtu => a > b,
-        Cmp::Ge | Cmp::Geu => a >= b,
-        Cmp::Num => true,
-        Cmp::Nan => false,
-    }
-}
-
-fn compare_floats<T: Float>(cmp: Cmp, a: T, b: T, ftz: bool) -> bool {
-    if a.nan() || b.nan() {
-        return matches!(
-            cmp,
-            Cmp::Equ | Cmp::Neu | Cmp::Ltu | Cmp::Leu | Cmp::Gtu | Cmp::Geu | Cmp::Nan
-        );
-    }
-    if ftz {
-        ordered(cmp, a.flushed(), b.flushed())
-    } else {
-        ordered(cmp, a, b)
-    }
-}
-
-/// One lane of `setp`.
+/// The lanes in which a comparison of numbers holds, NaN not among them.
 #[inline(always)]
-pub(crate) fn compare(cmp: Cmp, ty: Ty, ftz: bool, a: u64, b: u64) -> bool {
+fn ordered<T: Copy + PartialOrd>(cmp: Cmp, a: &Row, b: &Row, get: impl Fn(u64) -> T) -> u32 {
+    match cmp {
+        Cmp::Eq | Cmp::Equ => each(a, b, |a, b| get(a) == get(b)),
+        Cmp::Ne | Cmp::Neu => each(a, b, |a, b| get(a) != get(b)),
+        Cmp::Lt | Cmp::Ltu => each(a, b, |a, b| get(a) < get(b)),
+        Cmp::Le | Cmp::Leu => each(a, b, |a, b| get(a) <= get(b)),
+        Cmp::Gt | Cmp::Gtu => each(a, b, |a, b| get(a) > get(b)),
+        Cmp::Ge | Cmp::Geu => each(a, b, |a, b| get(a) >= get(b)),
+        Cmp::Num => u32::MAX,
+        Cmp::Nan => 0,
+    }
+}
+
+#[inline(always)]
+fn each(a: &Row, b: &Row, holds: impl Fn(u64, u64) -> bool) -> u32 {
+    let mut lanes = 0;
+    for i in 0..32 {
+        lanes |= u32::from(holds(a[i], b[i])) << i;
+    }
+    lanes
+}
+
+#[inline(always)]
+fn compare_floats<T: Float>(cmp: Cmp, a: &Row, b: &Row, ftz: bool) -> u32 {
+    let of_nan = matches!(
+        cmp,
+        Cmp::Equ | Cmp::Neu | Cmp::Ltu | Cmp::Leu | Cmp::Gtu | Cmp::Geu | Cmp::Nan
+    );
+    let unordered = each(a, b, |a, b| T::get(a).nan() | T::get(b).nan());
+    let ordered = if ftz {
+        ordered(cmp, a, b, |x| T::get(x).flushed())
+    } else {
+        ordered(cmp, a, b, T::get)
+    };
+    (ordered & !unordered) | if of_nan { unordered } else { 0 }
+}
+
+/// The lanes in which `setp` holds.
+#[inline(always)]
+pub(crate) fn compare(cmp: Cmp, ty: Ty, ftz: bool, a: &Row, b: &Row) -> u32 {
+    // Narrower numbers compare as their bits do at the upper end.
+    let up = 64 - ty.bits;
     match (ty.kind, ty.bits) {
-        (Kind::Float, 64) => compare_floats(cmp, f64::get(a), f64::get(b), ftz),
-        (Kind::Float, _) => compare_floats(cmp, f32::get(a), f32::get(b), ftz),
-        (Kind::Signed, bits) => ordered(cmp, sign_extend(a, bits), sign_extend(b, bits)),
-        (_, bits) => ordered(cmp, a << (64 - bits), b << (64 - bits)),
+        (Kind::Float, 64) => compare_floats::<f64>(cmp, a, b, ftz),
+        (Kind::Float, _) => compare_floats::<f32>(cmp, a, b, ftz),
+        (Kind::Signed, _) => ordered(cmp, a, b, |x| (x << up) as i64),
+        _ => ordered(cmp, a, b, |x| x << up),
     }
 }
 
 /// The low `bits` bits as a signed number.
+#[inline(always)]
 pub(crate) fn sign_extend(x: u64, bits: u32) -> i64 {
     ((x << (64 - bits)) as i64) >> (64 - bits)
 }
@@ -221,8 +245,42 @@ pub(crate) struct Conversion {
     pub(crate) register_bits: u32,
 }
 
+/// All lanes of `cvt`.
+#[inline(always)]
+pub(crate) fn convert_row(c: Conversion, row: &Row) -> Row {
+    let is_integer = |ty: Ty| matches!(ty.kind, Kind::Bits | Kind::Unsigned | Kind::Signed);
+    if !is_integer(c.from) || c.sat || !(is_integer(c.to) || c.to == F32) {
+        return row.map(|x| convert(c, x));
+    }
+    // What kernels do all the time: one integer to another, or to an f32.
+    let mask = |bits: u32| u64::MAX >> (64 - bits);
+    let (from, to) = (mask(c.from.bits), mask(c.to.bits));
+    let value = match c.from.kind {
+        Kind::Signed => row.map(|x| sign_extend(x, c.from.bits) as u64),
+        _ => row.map(|x| x & from),
+    };
+    if c.to == F32 {
+        return match c.from.kind {
+            Kind::Signed => value.map(|x| (x as i64 as f32).canonical()),
+            _ => value.map(|x| (x as f32).canonical()),
+        };
+    }
+    match c.to.kind {
+        Kind::Signed => {
+            let register = mask(c.register_bits);
+            value.map(|x| sign_extend(x & to, c.to.bits) as u64 & register)
+        }
+        _ => value.map(|x| x & to),
+    }
+}
+
+const F32: Ty = Ty {
+    kind: Kind::Float,
+    bits: 32,
+};
+
 /// One lane of `cvt`.
-pub(crate) fn convert(c: Conversion, x: u64) -> u64 {
+fn convert(c: Conversion, x: u64) -> u64 {
     let mask = |bits: u32| u64::MAX >> (64 - bits);
     let from_float = matches!(c.from.kind, Kind::Float | Kind::BFloat);
     let to_float = matches!(c.to.kind, Kind::Float | Kind::BFloat);

@@ -18,10 +18,31 @@ pub(crate) struct Pred {
     pub(crate) negated: bool,
 }
 
+/// A register of numbers, and the row that holds its numbers for as long as they are needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reg {
+    pub(crate) name: u32,
+    pub(crate) row: u32,
+}
+
+impl Reg {
+    /// Before rows are shared.
+    pub(crate) fn new(name: u32) -> Self {
+        Reg { name, row: name }
+    }
+}
+
+/// What an instruction does with a register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
 /// Where a number comes from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Src {
-    Row(u32),
+    Row(Reg),
     Imm(u64),
     Special(Special),
     /// The address of a `.global` or `.const` variable of the module.
@@ -111,11 +132,19 @@ pub(crate) enum Vote {
     Ballot,
 }
 
+/// Where a vote's result goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum VoteDst {
+    /// Of a ballot.
+    Row(Reg),
+    Pred(u32),
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BarKind {
     Sync,
     Arrive,
-    Popc(u32),
+    Popc(Reg),
     And(u32),
     Or(u32),
 }
@@ -126,13 +155,13 @@ pub(crate) enum Op {
         f: Alu,
         ty: Ty,
         mods: FloatMods,
-        dst: u32,
+        dst: Reg,
         src: [Src; 4],
         num_src: u8,
     },
     Cvt {
         conversion: Conversion,
-        dst: u32,
+        dst: Reg,
         src: Src,
     },
     Setp {
@@ -147,7 +176,7 @@ pub(crate) enum Op {
         combine: Option<(Logic, Pred)>,
     },
     Selp {
-        dst: u32,
+        dst: Reg,
         a: Src,
         b: Src,
         pred: Pred,
@@ -164,17 +193,17 @@ pub(crate) enum Op {
         value: bool,
     },
     Mov {
-        dst: u32,
+        dst: Reg,
         src: Src,
     },
     /// `mov.b64 %rd, {%r1, %r2};` the first in the low bits.
     Pack {
-        dst: u32,
+        dst: Reg,
         src: Vec<Src>,
         bits: u32,
     },
     Unpack {
-        dst: Vec<Option<u32>>,
+        dst: Vec<Option<Reg>>,
         src: Src,
         bits: u32,
     },
@@ -184,7 +213,7 @@ pub(crate) enum Op {
         /// Bits from which, and to which, the sign is extended.
         sign: Option<(u32, u32)>,
         atomic: bool,
-        dst: Vec<Option<u32>>,
+        dst: Vec<Option<Reg>>,
         address: Address,
     },
     Store {
@@ -198,25 +227,25 @@ pub(crate) enum Op {
         f: AtomOp,
         space: Space,
         ty: Ty,
-        dst: Option<u32>,
+        dst: Option<Reg>,
         address: Address,
         b: Src,
         c: Src,
     },
     /// Adds a window to an address, or takes it away.
     Cvta {
-        dst: u32,
+        dst: Reg,
         src: Src,
         add: u64,
     },
     Mapa {
-        dst: u32,
+        dst: Reg,
         address: Src,
         rank: Src,
         generic: bool,
     },
     GetCtaRank {
-        dst: u32,
+        dst: Reg,
         address: Src,
     },
     Bra {
@@ -245,7 +274,7 @@ pub(crate) enum Op {
     ClusterWait,
     Shfl {
         mode: ShflMode,
-        dst: u32,
+        dst: Reg,
         in_range: Option<u32>,
         a: Src,
         b: Src,
@@ -254,15 +283,14 @@ pub(crate) enum Op {
     },
     Vote {
         vote: Vote,
-        /// A row for a ballot, else a predicate.
-        dst: u32,
+        dst: VoteDst,
         pred: Pred,
         mask: Src,
     },
     Match {
         all: bool,
         bits: u32,
-        dst: u32,
+        dst: Reg,
         pred: Option<u32>,
         a: Src,
         mask: Src,
@@ -270,21 +298,112 @@ pub(crate) enum Op {
     Redux {
         f: Alu,
         ty: Ty,
-        dst: u32,
+        dst: Reg,
         a: Src,
         mask: Src,
     },
     Elect {
-        dst: Option<u32>,
+        dst: Option<Reg>,
         pred: u32,
         mask: Src,
     },
     ActiveMask {
-        dst: u32,
+        dst: Reg,
     },
 }
 
 impl Op {
+    /// Calls `f` with every register of numbers that is read or written.
+    pub(crate) fn each_register(&mut self, mut f: impl FnMut(&mut Reg, Access)) {
+        let mut touch = |sources: &mut [&mut Src], written: &mut [&mut Reg]| {
+            for source in sources {
+                if let Src::Row(register) = source {
+                    f(register, Access::Read);
+                }
+            }
+            for register in written {
+                f(register, Access::Write);
+            }
+        };
+        match self {
+            Op::Alu { dst, src, .. } => {
+                let [a, b, c, d] = src;
+                touch(&mut [a, b, c, d], &mut [dst]);
+            }
+            Op::Cvt { dst, src, .. } | Op::Mov { dst, src } | Op::Cvta { dst, src, .. } => {
+                touch(&mut [src], &mut [dst]);
+            }
+            Op::Setp { a, b, .. } => touch(&mut [a, b], &mut []),
+            Op::Selp { dst, a, b, .. } => touch(&mut [a, b], &mut [dst]),
+            Op::Pack { dst, src, .. } => {
+                touch(&mut src.iter_mut().collect::<Vec<_>>(), &mut [dst]);
+            }
+            Op::Unpack { dst, src, .. } => {
+                touch(
+                    &mut [src],
+                    &mut dst.iter_mut().flatten().collect::<Vec<_>>(),
+                );
+            }
+            Op::Load { dst, address, .. } => {
+                let written: &mut Vec<_> = &mut dst.iter_mut().flatten().collect();
+                touch(&mut [&mut address.base], written);
+            }
+            Op::Store { src, address, .. } => {
+                let sources = src.iter_mut().chain([&mut address.base]);
+                touch(&mut sources.collect::<Vec<_>>(), &mut []);
+            }
+            Op::Atom {
+                dst, address, b, c, ..
+            } => {
+                let written: &mut Vec<_> = &mut dst.iter_mut().collect();
+                touch(&mut [&mut address.base, b, c], written);
+            }
+            Op::Mapa {
+                dst, address, rank, ..
+            } => touch(&mut [address, rank], &mut [dst]),
+            Op::GetCtaRank { dst, address } => touch(&mut [address], &mut [dst]),
+            Op::BrxIdx { index, .. } => touch(&mut [index], &mut []),
+            Op::Bar {
+                kind,
+                barrier,
+                threads,
+                ..
+            } => {
+                let sources: &mut Vec<_> = &mut threads.iter_mut().chain([barrier]).collect();
+                match kind {
+                    BarKind::Popc(dst) => touch(sources, &mut [dst]),
+                    BarKind::Sync | BarKind::Arrive | BarKind::And(_) | BarKind::Or(_) => {
+                        touch(sources, &mut []);
+                    }
+                }
+            }
+            Op::BarWarp { mask } => touch(&mut [mask], &mut []),
+            Op::Shfl {
+                dst, a, b, c, mask, ..
+            } => touch(&mut [a, b, c, mask], &mut [dst]),
+            Op::Vote { dst, mask, .. } => match dst {
+                VoteDst::Row(dst) => touch(&mut [mask], &mut [dst]),
+                VoteDst::Pred(_) => touch(&mut [mask], &mut []),
+            },
+            Op::Match { dst, a, mask, .. } | Op::Redux { dst, a, mask, .. } => {
+                touch(&mut [a, mask], &mut [dst]);
+            }
+            Op::Elect { dst, mask, .. } => {
+                let written: &mut Vec<_> = &mut dst.iter_mut().collect();
+                touch(&mut [mask], written);
+            }
+            Op::ActiveMask { dst } => touch(&mut [], &mut [dst]),
+            Op::Logic { .. }
+            | Op::SetPred { .. }
+            | Op::Bra { .. }
+            | Op::Exit
+            | Op::Trap
+            | Op::Nop
+            | Op::ClusterArrive { .. }
+            | Op::ClusterWait => {}
+        }
+    }
+
     /// Whether lanes do it together, so that they must come together.
     pub(crate) fn is_collective(&self) -> bool {
         self.warp_mask().is_some() || self.needs_whole_warp()

@@ -84,6 +84,9 @@ impl Geometry {
 /// Shared memory that a block can have on the largest chips.
 const MAX_SHARED: u64 = 227 * 1024;
 
+/// Blocks of a grid: their order is drawn before the first of them runs.
+const MAX_BLOCKS: u128 = 1 << 26;
+
 /// Whether a launch fits its kernel, without running it.
 ///
 /// # Errors
@@ -193,6 +196,12 @@ fn check(kernel: &Kernel, launch: &Launch<'_>) -> Result<Region, String> {
     }
     if launch.grid.contains(&0) || launch.grid[1].max(launch.grid[2]) > 65_535 {
         return Err(format!("a grid of {:?} blocks", launch.grid));
+    }
+    let blocks: u128 = launch.grid.iter().map(|&d| u128::from(d)).product();
+    if blocks > MAX_BLOCKS {
+        return Err(format!(
+            "{blocks} blocks, at most {MAX_BLOCKS} are simulated"
+        ));
     }
     if !(1..=16).contains(&launch.cluster) || !launch.grid[0].is_multiple_of(launch.cluster) {
         let (cluster, x) = (launch.cluster, launch.grid[0]);

@@ -53,6 +53,7 @@ mod module;
 mod order;
 mod parser;
 mod random;
+mod registers;
 mod warp;
 
 pub use error::{Error, LaunchError, Result, Violation, ViolationKind};

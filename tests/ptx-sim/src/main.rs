@@ -44,7 +44,7 @@ struct Run {
     #[arg(long, default_value_t = 0)]
     shared: u32,
     /// Schedules to try, each on fresh memory.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     schedules: u64,
     /// The first schedule's seed; the others follow it.
     #[arg(long, default_value_t = 0)]
@@ -53,7 +53,7 @@ struct Run {
     #[arg(long, default_value_t = 1_000_000_000)]
     step_limit: u64,
     /// The next argument: u32:7, u64:7, f32:1.5, or buf:BYTES:zero|uninit|iota, which is the address
-    /// of a new allocation.
+    /// of a new allocation of at most 4 GiB.
     #[arg(long = "arg")]
     args: Vec<Argument>,
 }
@@ -103,13 +103,19 @@ impl FromStr for Argument {
                     "iota" => Init::Iota,
                     _ => return Err(wrong()),
                 };
-                let bytes = bytes.parse().map_err(|_| wrong())?;
-                Ok(Argument::Buffer(bytes, init))
+                let bytes: u64 = bytes.parse().map_err(|_| wrong())?;
+                match usize::try_from(bytes) {
+                    Ok(len) if bytes <= MAX_BUFFER => Ok(Argument::Buffer(len, init)),
+                    _ => Err(format!("{bytes} bytes, at most {MAX_BUFFER}")),
+                }
             }
             _ => Err(wrong()),
         }
     }
 }
+
+/// Bytes of an allocation: it is the host's memory.
+const MAX_BUFFER: u64 = 4 << 30;
 
 fn main() -> ExitCode {
     // clap itself exits with 2 on bad usage.

@@ -266,7 +266,7 @@ impl Region {
         Fault(ViolationKind::OutOfBounds, detail)
     }
 
-    #[inline]
+    #[inline(always)]
     fn range(&self, offset: u64, width: usize) -> Result<usize, Fault> {
         let len = self.data.len() as u64;
         if offset <= len && width as u64 <= len - offset {
@@ -277,15 +277,31 @@ impl Region {
     }
 
     /// The first byte of those that was never written.
-    #[inline]
+    #[inline(always)]
     fn unwritten(&self, at: usize, len: usize) -> Option<Fault> {
+        // One for each byte.
+        let all = match len {
+            1 => 0x01,
+            2 => 0x0101,
+            4 => 0x0101_0101,
+            8 => 0x0101_0101_0101_0101,
+            _ => return self.first_unwritten(at, len),
+        };
+        if get(&self.written[at..at + len]) == all {
+            return None;
+        }
+        self.first_unwritten(at, len)
+    }
+
+    #[cold]
+    fn first_unwritten(&self, at: usize, len: usize) -> Option<Fault> {
         let unwritten = self.written[at..at + len].iter().position(|&w| w == 0)?;
         let detail = format!("byte {} of the array", at + unwritten);
         Some(Fault(ViolationKind::UninitialisedMemory, detail))
     }
 
     /// Reads `width` bytes; without an accessor no race is looked for.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn load(
         &mut self,
         offset: u64,
@@ -303,7 +319,7 @@ impl Region {
     }
 
     /// Writes the low `width` bytes of `value`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn store(
         &mut self,
         offset: u64,
@@ -315,8 +331,8 @@ impl Region {
         if let Some(who) = who {
             self.shadow.write(self.data.len(), at, width, who)?;
         }
-        self.data[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
-        self.written[at..at + width].fill(1);
+        put(&mut self.data[at..at + width], value);
+        put(&mut self.written[at..at + width], 0x0101_0101_0101_0101);
         Ok(())
     }
 
@@ -335,12 +351,25 @@ impl Region {
     }
 }
 
-#[inline]
+/// Writes the low bytes of a number: one, two, four or eight.
+#[inline(always)]
+fn put(bytes: &mut [u8], value: u64) {
+    let value = value.to_le_bytes();
+    match bytes.len() {
+        1 => bytes[0] = value[0],
+        2 => bytes.copy_from_slice(&value[..2]),
+        4 => bytes.copy_from_slice(&value[..4]),
+        _ => bytes.copy_from_slice(&value),
+    }
+}
+
+#[inline(always)]
 fn get(bytes: &[u8]) -> u64 {
     match *bytes {
         [a] => u64::from(a),
         [a, b] => u64::from(u16::from_le_bytes([a, b])),
         [a, b, c, d] => u64::from(u32::from_le_bytes([a, b, c, d])),
+        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
         _ => {
             let mut all = [0; 8];
             all[..bytes.len()].copy_from_slice(bytes);

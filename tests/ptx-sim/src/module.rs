@@ -8,8 +8,9 @@ use crate::error::{Error, Result};
 use crate::instruction::{Instr, Op, Pred, Src};
 use crate::lexer::syntax;
 use crate::memory::SHARED_BASE;
-use crate::order::block_order;
+use crate::order::{Blocks, block_order};
 use crate::parser::{self, Entry, File, Statement, Variable, VariableSpace};
+use crate::registers::share_rows;
 
 /// A PTX file, ready to launch.
 #[derive(Debug)]
@@ -47,6 +48,7 @@ pub(crate) struct Kernel {
     pub(crate) max_threads: Option<u32>,
     pub(crate) cluster: Option<u32>,
     pub(crate) num_rows: u32,
+    pub(crate) num_registers: u32,
     pub(crate) num_preds: u32,
     /// Bytes of shared memory before the dynamic part.
     pub(crate) static_shared: u64,
@@ -158,7 +160,9 @@ impl Kernel {
             op: Op::Exit,
         });
         let begins_block = begins_block(&code);
-        let rank = block_order(&code, &begins_block);
+        let blocks = Blocks::new(&begins_block, code.len());
+        let rank = block_order(&code, &blocks);
+        let num_rows = share_rows(&mut code, &blocks, entry.num_rows);
         if u32::try_from(code.len()).is_err() {
             return Err(too_long(line));
         }
@@ -167,7 +171,8 @@ impl Kernel {
             params,
             max_threads: entry.max_threads,
             cluster: entry.cluster,
-            num_rows: entry.num_rows,
+            num_rows,
+            num_registers: entry.num_rows,
             num_preds: entry.num_preds,
             static_shared: end - SHARED_BASE,
             local_bytes,

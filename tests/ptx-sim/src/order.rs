@@ -5,35 +5,71 @@
 //! the first block that all their paths reach, at the latest, also where control flow is
 //! unstructured or some lanes return early.
 
+use std::ops::Range;
+
 use crate::instruction::{Instr, Op};
 
-/// The rank of every instruction.
-pub(crate) fn block_order(code: &[Instr], begins: &[bool]) -> Vec<u32> {
-    let starts: Vec<usize> = (0..code.len()).filter(|&at| begins[at]).collect();
-    let block_of = |at: u32| starts.partition_point(|&start| start <= at as usize) - 1;
-    let mut successors: Vec<Vec<usize>> = Vec::with_capacity(starts.len());
-    for (block, _) in starts.iter().enumerate() {
-        let end = starts.get(block + 1).copied().unwrap_or(code.len());
-        let last = &code[end - 1];
+/// The basic blocks of a kernel.
+#[derive(Debug)]
+pub(crate) struct Blocks {
+    /// Of each the first instruction; then the end.
+    starts: Vec<usize>,
+}
+
+impl Blocks {
+    /// Those that begin where `begins` says.
+    pub(crate) fn new(begins: &[bool], num_instructions: usize) -> Self {
+        let starts = (0..num_instructions).filter(|&at| begins[at]);
+        Blocks {
+            starts: starts.chain([num_instructions]).collect(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// A block's instructions.
+    pub(crate) fn range(&self, block: usize) -> Range<usize> {
+        self.starts[block]..self.starts[block + 1]
+    }
+
+    fn of(&self, instruction: u32) -> usize {
+        self.starts
+            .partition_point(|&start| start <= instruction as usize)
+            - 1
+    }
+}
+
+/// The blocks that may follow each.
+pub(crate) fn successors(code: &[Instr], blocks: &Blocks) -> Vec<Vec<usize>> {
+    let of_block = |block: usize| {
+        let last = &code[blocks.range(block).end - 1];
         let mut next = Vec::new();
         match &last.op {
-            Op::Bra { target } => next.push(block_of(*target)),
-            Op::BrxIdx { targets, .. } => next.extend(targets.iter().map(|&t| block_of(t))),
+            Op::Bra { target } => next.push(blocks.of(*target)),
+            Op::BrxIdx { targets, .. } => next.extend(targets.iter().map(|&t| blocks.of(t))),
             _ => {}
         }
         let leaves = matches!(
             last.op,
             Op::Bra { .. } | Op::BrxIdx { .. } | Op::Exit | Op::Trap
         );
-        if (!leaves || last.guard.is_some()) && block + 1 < starts.len() {
+        if (!leaves || last.guard.is_some()) && block + 1 < blocks.len() {
             next.push(block + 1);
         }
-        successors.push(next);
-    }
-    let mut order = Vec::with_capacity(starts.len());
-    let mut inside = vec![true; starts.len()];
+        next
+    };
+    (0..blocks.len()).map(of_block).collect()
+}
+
+/// The rank of every instruction.
+pub(crate) fn block_order(code: &[Instr], blocks: &Blocks) -> Vec<u32> {
+    let successors = successors(code, blocks);
+    let mut order = Vec::with_capacity(blocks.len());
+    let mut inside = vec![true; blocks.len()];
     sort(
-        (0..starts.len()).collect(),
+        (0..blocks.len()).collect(),
         &mut inside,
         &successors,
         &mut order,
@@ -42,8 +78,7 @@ pub(crate) fn block_order(code: &[Instr], begins: &[bool]) -> Vec<u32> {
     let mut rank = vec![0; code.len()];
     let mut next = 0;
     for block in order {
-        let end = starts.get(block + 1).copied().unwrap_or(code.len());
-        for rank in &mut rank[starts[block]..end] {
+        for rank in &mut rank[blocks.range(block)] {
             *rank = next;
             next += 1;
         }

@@ -1,14 +1,18 @@
 //! A warp: registers, and the parts into which branches divide it.
 
+use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering;
 
 use crate::alu::Row;
 use crate::checker::Clocks;
 use crate::error::ViolationKind;
-use crate::instruction::{BarKind, Instr, Op, Pred, Special, Src};
+use crate::instruction::{BarKind, Instr, Op, Pred, Reg, Special, Src};
 use crate::launch::Geometry;
 use crate::memory::{Fault, Memory, Region};
 use crate::module::Kernel;
+
+/// Where a row is put together that no register holds.
+pub(crate) type Room = MaybeUninit<Row>;
 
 /// All 32 lanes.
 pub(crate) const FULL: u32 = u32::MAX;
@@ -26,8 +30,8 @@ struct Part {
 #[derive(Debug)]
 pub(crate) struct Warp {
     rows: Vec<Row>,
-    /// Lanes that wrote a row.
-    rows_written: Vec<u32>,
+    /// Lanes that wrote a register, by its name.
+    written: Vec<u32>,
     preds: Vec<u32>,
     preds_written: Vec<u32>,
     /// Lanes that have not exited.
@@ -102,25 +106,26 @@ pub(crate) struct Broken {
 }
 
 impl Broken {
-    pub(crate) fn new(kind: ViolationKind, lane: u32, detail: impl Into<String>) -> Self {
-        Broken {
+    #[cold]
+    pub(crate) fn new(kind: ViolationKind, lane: u32, detail: impl Into<String>) -> Box<Self> {
+        Box::new(Broken {
             kind,
             warp: None,
             lane,
             address: None,
             detail: detail.into(),
-        }
+        })
     }
 
-    pub(crate) fn at(fault: Fault, lane: u32, address: u64) -> Self {
-        Broken {
-            address: Some(address),
-            ..Broken::new(fault.0, lane, fault.1)
-        }
+    #[cold]
+    pub(crate) fn at(fault: Fault, lane: u32, address: u64) -> Box<Self> {
+        let mut broken = Broken::new(fault.0, lane, fault.1);
+        broken.address = Some(address);
+        broken
     }
 }
 
-pub(crate) type Step<T> = Result<T, Broken>;
+pub(crate) type Step<T> = Result<T, Box<Broken>>;
 
 /// The numbers of the set bits.
 pub(crate) fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
@@ -142,7 +147,7 @@ impl Warp {
     ) -> Self {
         Warp {
             rows: vec![[0; 32]; kernel.num_rows as usize],
-            rows_written: vec![0; kernel.num_rows as usize],
+            written: vec![0; kernel.num_registers as usize],
             preds: vec![0; kernel.num_preds as usize],
             preds_written: vec![0; kernel.num_preds as usize],
             live,
@@ -166,6 +171,30 @@ impl Warp {
 
     /// Runs up to `turn` instructions; how many, and why it stopped.
     pub(crate) fn run(&mut self, env: &mut Env<'_>, turn: u64) -> Step<(u64, Event)> {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("lzcnt")
+            && is_x86_feature_detected!("popcnt")
+        {
+            // SAFETY: the processor has what the function is compiled for.
+            return unsafe { self.run_with_vectors(env, turn) };
+        }
+        self.run_anywhere(env, turn)
+    }
+
+    /// The same, with vectors of 256 bits and a fused multiply-add that is an instruction: Rust compiles for the
+    /// oldest processor of a family, and there `mul_add` is a function call for each lane.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+    fn run_with_vectors(&mut self, env: &mut Env<'_>, turn: u64) -> Step<(u64, Event)> {
+        self.run_anywhere(env, turn)
+    }
+
+    #[inline(always)]
+    fn run_anywhere(&mut self, env: &mut Env<'_>, turn: u64) -> Step<(u64, Event)> {
         let mut at = self.first_part(env.kernel)?;
         for step in 1..=turn {
             if self.parts.len() > 1 && env.kernel.begins_block[self.parts[at].pc as usize] {
@@ -238,7 +267,7 @@ impl Warp {
 
     /// All parts wait at collectives for lanes that are elsewhere.
     #[cold]
-    fn divergence(&mut self, kernel: &Kernel) -> Broken {
+    fn divergence(&mut self, kernel: &Kernel) -> Box<Broken> {
         let line = |part: &Part| kernel.code[part.pc as usize].line;
         self.parts.sort_by_key(line);
         let mut detail = String::from("lanes wait for each other:");
@@ -344,7 +373,15 @@ impl Warp {
             return Ok(Some(Event::Turn));
         };
         let masks = self.source(env, mask, active)?;
-        for lane in lanes(active) {
+        let first = masks[active.trailing_zeros() as usize] as u32;
+        let is_one = lanes(active).all(|lane| masks[lane] as u32 == first);
+        // Almost always all lanes name the same mask, in which they all are.
+        let to_check = if is_one && first & active == active {
+            active & active.wrapping_neg()
+        } else {
+            active
+        };
+        for lane in lanes(to_check) {
             let mask = masks[lane] as u32;
             let wrong = |detail: &str| {
                 let kind = ViolationKind::DivergentCollective;
@@ -404,24 +441,37 @@ impl Warp {
     }
 
     /// A source's numbers; all of `active` must have written it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn source(&self, env: &Env<'_>, src: Src, active: u32) -> Step<Row> {
-        match src {
-            Src::Row(index) => {
-                let missing = active & !self.rows_written[index as usize];
+        self.row(env, src, active, &mut Room::uninit()).copied()
+    }
+
+    /// [`Warp::source`] where it stands; `room` is for what stands in no register.
+    #[inline(always)]
+    pub(crate) fn row<'a>(
+        &'a self,
+        env: &Env<'_>,
+        src: Src,
+        active: u32,
+        room: &'a mut Room,
+    ) -> Step<&'a Row> {
+        let row = match src {
+            Src::Row(register) => {
+                let missing = active & !self.written[register.name as usize];
                 if missing != 0 {
                     return Err(unwritten(missing, ""));
                 }
-                Ok(self.rows[index as usize])
+                return Ok(&self.rows[register.row as usize]);
             }
-            Src::Imm(value) => Ok([value; 32]),
-            Src::Special(special) => Ok(self.special(env, special)),
-            Src::Variable(index) => Ok([env.variables[index as usize]; 32]),
-        }
+            Src::Imm(value) => [value; 32],
+            Src::Special(special) => self.special(env, special),
+            Src::Variable(index) => [env.variables[index as usize]; 32],
+        };
+        Ok(room.write(row))
     }
 
     /// A predicate's lanes, idle ones too; all of `active` must have written it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn pred(&self, pred: Pred, active: u32) -> Step<u32> {
         let missing = active & !self.preds_written[pred.index as usize];
         if missing != 0 {
@@ -431,22 +481,21 @@ impl Warp {
         Ok(if pred.negated { !value } else { value })
     }
 
-    #[inline]
-    pub(crate) fn set_row(&mut self, index: u32, value: &Row, active: u32) {
-        let row = &mut self.rows[index as usize];
+    #[inline(always)]
+    pub(crate) fn set_row(&mut self, dst: Reg, value: &Row, active: u32) {
+        let row = &mut self.rows[dst.row as usize];
         if active == FULL {
             *row = *value;
         } else {
-            for (lane, (row, value)) in row.iter_mut().zip(value).enumerate() {
-                if active >> lane & 1 == 1 {
-                    *row = *value;
-                }
+            for lane in 0..32 {
+                let is_active = active >> lane & 1 == 1;
+                row[lane] = if is_active { value[lane] } else { row[lane] };
             }
         }
-        self.rows_written[index as usize] |= active;
+        self.written[dst.name as usize] |= active;
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn set_pred(&mut self, index: u32, value: u32, active: u32) {
         let pred = &mut self.preds[index as usize];
         *pred = (*pred & !active) | (value & active);
@@ -454,8 +503,8 @@ impl Warp {
     }
 
     /// Marks a result as undefined.
-    pub(crate) fn forget_row(&mut self, index: u32, lanes: u32) {
-        self.rows_written[index as usize] &= !lanes;
+    pub(crate) fn forget_row(&mut self, dst: Reg, lanes: u32) {
+        self.written[dst.name as usize] &= !lanes;
     }
 
     /// `%tid` of a lane.
@@ -510,7 +559,7 @@ impl Warp {
 }
 
 #[cold]
-fn unwritten(missing: u32, what: &str) -> Broken {
+fn unwritten(missing: u32, what: &str) -> Box<Broken> {
     let kind = ViolationKind::UninitialisedRegister;
     Broken::new(kind, missing.trailing_zeros(), what)
 }

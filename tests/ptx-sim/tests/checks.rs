@@ -721,6 +721,10 @@ fn launches_that_do_not_fit() {
             grid: [1, 0, 1],
             ..good
         },
+        Launch {
+            grid: [u32::MAX, 65_535, 65_535],
+            ..good
+        },
         Launch { cluster: 2, ..good },
         Launch { cluster: 0, ..good },
         Launch {

@@ -120,8 +120,15 @@ fn bad_usage() {
         &with(&GOOD[..8], &["--arg", "u32:-1"]),
         &with(&GOOD, &["--cluster", "3"]),
         &with(&GOOD, &["--frobnicate"]),
+        // Nothing would run, and that would be clean.
+        &with(&GOOD, &["--schedules", "0"]),
+        &with(&GOOD[..8], &["--arg", "buf:18446744073709551615:zero"]),
         &["--kernel", "other", "--grid", "1", "--block", "1"],
         &["--kernel", "k", "--grid", "1,2,3,4", "--block", "1"],
+        &with(
+            &["--kernel", "k", "--grid", "4294967295,65535,65535"],
+            &GOOD[4..],
+        ),
     ] {
         let (code, out, error) = run(nothing, options);
         assert_eq!(code, 2, "{options:?}: {out}{error}");

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use common::kernel;
 use half::{bf16, f16};
+use keysieve_tests::strategies::Random;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
@@ -969,6 +970,135 @@ fn divergence() {
         }
         steps
     })]);
+}
+
+/// A piece of a program on registers 20 to 39; what depends on a lane depends on its first two inputs.
+enum Piece {
+    Set {
+        dst: usize,
+        a: usize,
+        b: usize,
+        op: usize,
+        /// A bit of the first input, and whether it must be clear.
+        guard: Option<(usize, bool)>,
+    },
+    /// As often as the second input says.
+    Loop(Vec<Piece>),
+    If(usize, Vec<Piece>, Vec<Piece>),
+}
+
+type Binary = fn(u32, u32) -> u32;
+
+const OPS: [(&str, Binary); 3] = [
+    ("add.u32", u32::wrapping_add),
+    ("sub.u32", u32::wrapping_sub),
+    ("xor.b32", |a, b| a ^ b),
+];
+
+fn pieces(random: &mut Random, depth: usize) -> Vec<Piece> {
+    let num = 2 + random.below(6);
+    let piece = |_| match random.below(8) {
+        0 if depth < 3 => Piece::Loop(pieces(random, depth + 1)),
+        1 if depth < 3 => {
+            let then = pieces(random, depth + 1);
+            Piece::If(random.below(4), then, pieces(random, depth + 1))
+        }
+        what => Piece::Set {
+            dst: 20 + random.below(20),
+            a: 20 + random.below(20),
+            b: 20 + random.below(20),
+            op: random.below(3),
+            guard: (what < 4).then(|| (random.below(4), what % 2 == 0)),
+        },
+    };
+    (0..num).map(piece).collect()
+}
+
+fn text_of(pieces: &[Piece], depth: usize, text: &mut String) {
+    for piece in pieces {
+        let label = text.len();
+        match piece {
+            Piece::Set {
+                dst,
+                a,
+                b,
+                op,
+                guard,
+            } => {
+                if let Some((bit, clear)) = guard {
+                    let not = if *clear { "!" } else { "" };
+                    *text += &format!("@{not}%p{} ", 2 + bit);
+                }
+                *text += &format!("{} %r{dst}, %r{a}, %r{b};\n", OPS[*op].0);
+            }
+            Piece::Loop(body) => {
+                let count = 4 + depth;
+                *text += &format!("mov.u32 %r{count}, 0;\nL{label}:\n");
+                text_of(body, depth + 1, text);
+                *text += &format!("add.u32 %r{count}, %r{count}, 1;\n");
+                *text += &format!("setp.le.u32 %p6, %r{count}, %r3;\n@%p6 bra L{label};\n");
+            }
+            Piece::If(bit, then, otherwise) => {
+                *text += &format!("@!%p{} bra L{label};\n", 2 + bit);
+                text_of(then, depth + 1, text);
+                *text += &format!("bra.uni M{label};\nL{label}:\n");
+                text_of(otherwise, depth + 1, text);
+                *text += &format!("M{label}:\n");
+            }
+        }
+    }
+}
+
+fn interpret(pieces: &[Piece], [a, b]: [u32; 2], registers: &mut [u32; 40]) {
+    let is_set = |bit: usize| a >> bit & 1 == 1;
+    for piece in pieces {
+        match piece {
+            Piece::Set { guard, .. } if guard.is_some_and(|(bit, clear)| is_set(bit) == clear) => {}
+            &Piece::Set { dst, a, b, op, .. } => {
+                registers[dst] = OPS[op].1(registers[a], registers[b]);
+            }
+            Piece::Loop(body) => (0..=b & 3).for_each(|_| interpret(body, [a, b], registers)),
+            Piece::If(bit, then, otherwise) => {
+                let taken = if is_set(*bit) { then } else { otherwise };
+                interpret(taken, [a, b], registers);
+            }
+        }
+    }
+}
+
+/// Registers share rows where no path needs the values of both: in loops, branches and behind guards too.
+#[test]
+fn registers_that_share_rows() {
+    for seed in 0..60 {
+        let mut random = Random::new(seed);
+        let program = pieces(&mut random, 0);
+        let results = [(); 3].map(|()| 20 + random.below(20));
+        let mut text = String::from("and.b32 %r3, %r11, 3;\n");
+        for bit in 0..4 {
+            let one = 1 << bit;
+            text += &format!(
+                "and.b32 %r4, %r10, {one};\nsetp.ne.u32 %p{}, %r4, 0;\n",
+                2 + bit
+            );
+        }
+        for register in 20..40 {
+            text += &format!("mad.lo.u32 %r{register}, %r10, {register}, %r11;\n");
+        }
+        text_of(&program, 0, &mut text);
+        let [a, b, c] = results;
+        text += &format!("xor.b32 %r20, %r{a}, %r{b};\nadd.u32 %r20, %r20, %r{c};");
+        check(&[(&text, &|[x, y, ..]| {
+            let [x, y] = [x as u32, y as u32];
+            let mut registers = [0; 40];
+            for (i, register) in (0..).zip(&mut registers) {
+                *register = x.wrapping_mul(i).wrapping_add(y);
+            }
+            interpret(&program, [x, y], &mut registers);
+            // The result is written before its last operand is read.
+            registers[20] = registers[a] ^ registers[b];
+            u(registers[20].wrapping_add(registers[c]))
+        })]);
+    }
 }
 
 #[test]

@@ -91,7 +91,7 @@ fn main() -> ExitCode {
         let others: &[(usize, &str)] = match name {
             "staged" => {
                 add("usable_after_a_fault_in_a_long_append", 1, false, &USABLE);
-                &[(3, "ragged"), (4, "training")]
+                &[(3, "ragged"), (4, "training"), (5, "ragged_on_stream")]
             }
             "tuples" => &[(2, "caller")],
             _ => &[],

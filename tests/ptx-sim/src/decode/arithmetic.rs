@@ -11,8 +11,7 @@ impl Decoder<'_> {
             let is_f32 = matches!(self.operand(i + 1)?, Operand::F32(_)) && ty.bits < 64;
             *src = self.src(i + 1, if is_f32 { 32 } else { 64 })?;
         }
-        let known = crate::alu::eval(f, ty, mods, &[[0; 32]; 4]).is_some();
-        if !known {
+        if !crate::alu::is_known(f, ty, mods) {
             return Err(self.unknown());
         }
         Ok(Op::Alu {

@@ -82,13 +82,13 @@ impl Decoder<'_> {
     }
 
     /// A destination with an optional predicate beside it: `%r1|%p1`.
-    pub(super) fn row_and_pred(&self) -> Result<(u32, Option<u32>)> {
+    pub(super) fn row_and_pred(&self) -> Result<(Reg, Option<u32>)> {
         match self.operand(0)? {
             Operand::Pair(first, second) => match (&**first, &**second) {
                 (
                     Operand::Register(Register::Row(row, _)),
                     Operand::Register(Register::Pred(pred)),
-                ) => Ok((*row, Some(*pred))),
+                ) => Ok((Reg::new(*row), Some(*pred))),
                 _ => Err(self.wrong("the destination is no register and predicate")),
             },
             _ => Ok((self.row(0)?.0, None)),
@@ -141,9 +141,9 @@ impl Decoder<'_> {
         let vote = vote.ok_or_else(|| self.unknown())?;
         let dst = if vote == Vote::Ballot {
             self.ty()?;
-            self.row(0)?.0
+            VoteDst::Row(self.row(0)?.0)
         } else if self.takes("pred") {
-            self.pred_dst(0)?
+            VoteDst::Pred(self.pred_dst(0)?)
         } else {
             return Err(self.unknown());
         };

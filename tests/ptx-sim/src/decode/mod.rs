@@ -10,7 +10,7 @@ use crate::alu::{Alu, FloatMods, Kind, Ty};
 use crate::error::{Error, Result};
 use crate::float::{Cmp, Conversion, Round};
 use crate::instruction::{
-    Address, AtomOp, BarKind, Logic, Op, Pred, ShflMode, Space, Special, Src, Vote,
+    Address, AtomOp, BarKind, Logic, Op, Pred, Reg, ShflMode, Space, Special, Src, Vote, VoteDst,
 };
 use crate::lexer::syntax;
 use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
@@ -111,9 +111,9 @@ impl Decoder<'_> {
         operand.ok_or_else(|| self.wrong("an operand is missing"))
     }
 
-    fn row(&self, i: usize) -> Result<(u32, u32)> {
+    fn row(&self, i: usize) -> Result<(Reg, u32)> {
         match *self.operand(i)? {
-            Operand::Register(Register::Row(index, bits)) => Ok((index, bits)),
+            Operand::Register(Register::Row(name, bits)) => Ok((Reg::new(name), bits)),
             _ => Err(self.wrong("the destination is no register")),
         }
     }
@@ -147,7 +147,7 @@ impl Decoder<'_> {
     fn source(&self, operand: &Operand, bits: u32) -> Result<Src> {
         let mask = u64::MAX >> (64 - bits);
         Ok(match operand {
-            Operand::Register(Register::Row(index, _)) => Src::Row(*index),
+            Operand::Register(Register::Row(name, _)) => Src::Row(Reg::new(*name)),
             Operand::Int(value) => Src::Imm(value & mask),
             Operand::F32(value) if bits == 64 => {
                 Src::Imm(f64::from(f32::from_bits(*value)).to_bits())
@@ -312,9 +312,9 @@ impl Decoder<'_> {
         }
     }
 
-    fn rows(&self, elements: &[Operand]) -> Result<Vec<Option<u32>>> {
+    fn rows(&self, elements: &[Operand]) -> Result<Vec<Option<Reg>>> {
         let rows = elements.iter().map(|element| match element {
-            Operand::Register(Register::Row(index, _)) => Ok(Some(*index)),
+            Operand::Register(Register::Row(name, _)) => Ok(Some(Reg::new(*name))),
             Operand::Name(name) if name == "_" => Ok(None),
             _ => Err(self.wrong("an element is no register")),
         });

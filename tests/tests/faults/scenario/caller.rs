@@ -157,7 +157,7 @@ impl Arrays {
     /// Whether they have the lists of `expected`.
     fn check(&self, expected: &Selection) -> Result<(), String> {
         let same = |buffer: &KeyBuffer, expected: &[i32]| {
-            let words = read(buffer, 2 * expected.len());
+            let words = read(buffer.address(), 2 * expected.len());
             let got = words
                 .chunks_exact(2)
                 .map(|word| (u64::from(word[1]) << 32 | u64::from(word[0])) as i64);
@@ -168,7 +168,7 @@ impl Arrays {
         {
             return Err("the caller's arrays do not have the lists".into());
         }
-        let weights = read(&self.weights, self.lens[2]);
+        let weights = read(self.weights.address(), self.lens[2]);
         let capacity = self.lens[2] / QO_HEADS;
         for (head, row) in weights.chunks_exact(capacity).enumerate() {
             let expected = expected.weights(0, head, 0).unwrap_or_default();
@@ -190,12 +190,11 @@ fn array(buffer: &KeyBuffer, shape: [usize; 4]) -> DeviceArray {
         .expect("an address of the driver's")
 }
 
-/// 32-bit words of device memory.
-fn read(buffer: &KeyBuffer, len: usize) -> Vec<u32> {
+/// 32-bit words of device memory that has as many.
+pub(super) fn read(address: sys::CUdeviceptr, len: usize) -> Vec<u32> {
     let mut words = vec![0u32; len];
-    // SAFETY: the buffer is at least as long.
-    let code =
-        unsafe { sys::cuMemcpyDtoH_v2(words.as_mut_ptr().cast(), buffer.address(), 4 * len) };
+    // SAFETY: there is room for as many; the driver checks the address.
+    let code = unsafe { sys::cuMemcpyDtoH_v2(words.as_mut_ptr().cast(), address, 4 * len) };
     assert_eq!(code, sys::CUresult::CUDA_SUCCESS);
     words
 }
@@ -269,7 +268,7 @@ impl World {
     }
 }
 
-fn ok(code: sys::CUresult) -> Result<(), String> {
+pub(super) fn ok(code: sys::CUresult) -> Result<(), String> {
     match code {
         sys::CUresult::CUDA_SUCCESS => Ok(()),
         code => Err(format!("the caller's own call answered {code:?}")),

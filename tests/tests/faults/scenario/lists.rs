@@ -11,7 +11,7 @@ pub(crate) struct Scenario {
 }
 
 /// By their numbers in a job.
-pub(crate) const SCENARIOS: [Scenario; 5] = [
+pub(crate) const SCENARIOS: [Scenario; 6] = [
     Scenario {
         ops: &WHOLE,
         is_target: |_, _| true,
@@ -32,6 +32,10 @@ pub(crate) const SCENARIOS: [Scenario; 5] = [
     Scenario {
         ops: &training::OPS,
         is_target: |op, _| op == Op::Train,
+    },
+    Scenario {
+        ops: &ragged::ON_STREAM,
+        is_target: ragged::is_target_on_stream,
     },
 ];
 

@@ -1,16 +1,22 @@
-//! A ragged batch: its slots on the GPU, beside the same on the CPU.
+//! A ragged batch: its slots on the GPU, beside the same on the CPU; steps by calls of the library, and on a stream
+//! of the caller's.
 
+use cust::stream::{Stream, StreamFlags};
+use cust::sys;
 use keysieve::cuda::Device;
 use keysieve::{
     Backend, Error, IndexConfig, Keys, Paging, Queries, RaggedConfig, RaggedSelector, SelectConfig,
-    SequenceConfig,
+    Selection, SequenceConfig,
 };
 use keysieve_tests::strategies::Fill;
 
+use super::caller::{ok, read};
 use super::{FEW, HEAD_DIM, KV_HEADS, Op, PQ, QO_HEADS, SELECT, TOKENS, index};
 
 const BATCH: usize = 2;
 const SLOT: usize = 1;
+/// The sequence that appends.
+const APPENDS: [bool; BATCH] = [false, true];
 
 const CONFIG: RaggedConfig = RaggedConfig {
     batch: BATCH,
@@ -48,6 +54,16 @@ pub(crate) enum RaggedOp {
     ToIndex,
     Truncate,
     Remove,
+    /// A stream of the caller's: no call of the library's.
+    Stream,
+    /// Keys and queries for replays.
+    Upload,
+    /// A step on the caller's stream.
+    Replay,
+    /// Whether the device has the lists in the order of that stream: no call of the library's.
+    Look,
+    /// Brings the lists of the last replay.
+    Read,
 }
 
 pub(super) const OPS: [Op; 13] = [
@@ -66,24 +82,66 @@ pub(super) const OPS: [Op; 13] = [
     Op::Drop,
 ];
 
+/// Replays on a stream of the caller's: two behind each other, an append and a select on the library's own stream
+/// behind one, and after them one more on the caller's.
+pub(super) const ON_STREAM: [Op; 17] = [
+    Op::Open,
+    Op::Ragged(RaggedOp::New),
+    Op::Ragged(RaggedOp::Stream),
+    Op::Ragged(RaggedOp::Insert),
+    Op::Ragged(RaggedOp::AddPages),
+    Op::Ragged(RaggedOp::Upload),
+    Op::Ragged(RaggedOp::Replay),
+    Op::Ragged(RaggedOp::Look),
+    Op::Ragged(RaggedOp::Replay),
+    Op::Ragged(RaggedOp::Read),
+    Op::Ragged(RaggedOp::Replay),
+    Op::Ragged(RaggedOp::Append),
+    Op::Ragged(RaggedOp::Select),
+    Op::Ragged(RaggedOp::Upload),
+    Op::Ragged(RaggedOp::Replay),
+    Op::Ragged(RaggedOp::ToIndex),
+    Op::Drop,
+];
+
+/// What is done with the caller's stream, or behind it.
+pub(super) fn is_target_on_stream(op: Op, _call: &str) -> bool {
+    use RaggedOp::{Append, Read, Replay, Select, ToIndex, Upload};
+    matches!(
+        op,
+        Op::Ragged(Upload | Replay | Read | Append | Select | ToIndex)
+    )
+}
+
 pub(super) struct Ragged {
     on_gpu: Option<RaggedSelector>,
     on_cpu: RaggedSelector,
+    /// Of the last select, step or read.
+    seen: Selection,
     /// How many ops have succeeded: which keys and queries come next.
     done: u64,
+    /// Which keys and queries are on the GPU, if replays may work on them.
+    uploaded: Option<u64>,
+    /// The caller's.
+    stream: Option<Stream>,
 }
 
 impl Ragged {
     pub(super) fn new() -> Self {
+        let on_cpu = RaggedSelector::new(&Backend::Cpu, &CONFIG).expect("the CPU has no driver");
         Ragged {
             on_gpu: None,
-            on_cpu: RaggedSelector::new(&Backend::Cpu, &CONFIG).expect("the CPU has no driver"),
+            seen: on_cpu.selection().clone(),
+            on_cpu,
             done: 0,
+            uploaded: None,
+            stream: None,
         }
     }
 
-    pub(super) fn take(&mut self) -> Option<RaggedSelector> {
-        self.on_gpu.take()
+    /// What lives on the GPU, the stream last.
+    pub(super) fn take(&mut self) -> (Option<RaggedSelector>, Option<Stream>) {
+        (self.on_gpu.take(), self.stream.take())
     }
 
     pub(super) fn is_made(&self) -> bool {
@@ -103,6 +161,9 @@ impl Ragged {
                 true => ops.extend([RaggedOp::Step, RaggedOp::Append, RaggedOp::ToIndex]),
                 false => ops.push(RaggedOp::Insert),
             }
+            if self.stream.is_some() && self.has_sequence() {
+                ops.extend([RaggedOp::Upload, RaggedOp::Replay, RaggedOp::Read]);
+            }
         }
         ops
     }
@@ -119,20 +180,99 @@ impl Ragged {
             return Ok(made.map(|made| self.on_gpu = Some(made)));
         }
         let on_gpu = self.on_gpu.as_mut().expect("made before");
-        if op == RaggedOp::ToIndex {
-            return match on_gpu.to_index(SLOT) {
-                Ok(index) if Ok(&index) != self.on_cpu.to_index(SLOT).as_ref() => {
-                    Err("to_index: not the CPU's index".into())
+        match op {
+            RaggedOp::ToIndex => {
+                return match on_gpu.to_index(SLOT) {
+                    Ok(index) if Ok(&index) != self.on_cpu.to_index(SLOT).as_ref() => {
+                        Err("to_index: not the CPU's index".into())
+                    }
+                    brought => Ok(brought.map(drop)),
+                };
+            }
+            RaggedOp::Stream => {
+                let made = Stream::new(StreamFlags::NON_BLOCKING, None);
+                self.stream = Some(made.map_err(|error| error.to_string())?);
+                return Ok(Ok(()));
+            }
+            RaggedOp::Upload => return Ok(self.upload()),
+            RaggedOp::Replay => return Ok(self.replay()),
+            RaggedOp::Look => return self.look().map(Ok),
+            RaggedOp::Read => {
+                let brought = on_gpu.read().map(drop);
+                if brought.is_ok() {
+                    self.seen = self.on_cpu.selection().clone();
                 }
-                brought => Ok(brought.map(drop)),
-            };
+                return Ok(brought);
+            }
+            // They take the place of what was uploaded.
+            RaggedOp::Step | RaggedOp::Append | RaggedOp::Select => self.uploaded = None,
+            _ => {}
         }
         let result = call(on_gpu, op, done);
         if result.is_ok() {
             call(&mut self.on_cpu, op, done).expect("the CPU has no driver");
             self.done += 1;
+            if matches!(op, RaggedOp::Step | RaggedOp::Select) {
+                self.seen = self.on_cpu.selection().clone();
+            }
         }
         Ok(result)
+    }
+
+    fn upload(&mut self) -> Result<(), Error> {
+        self.uploaded = None;
+        let on_gpu = self.on_gpu.as_mut().expect("made before");
+        let step = on_gpu.cuda_step().expect("a step on a GPU");
+        let inputs = Inputs::new(self.done);
+        step.upload(inputs.keys()?, &APPENDS, inputs.queries()?)?;
+        self.uploaded = Some(self.done);
+        self.done += 1;
+        Ok(())
+    }
+
+    /// Uploads again what a select after a failed call took the place of.
+    fn replay(&mut self) -> Result<(), Error> {
+        if self.uploaded.is_none() {
+            self.upload()?;
+        }
+        let on_gpu = self.on_gpu.as_mut().expect("made before");
+        let step = on_gpu.cuda_step().expect("a step on a GPU");
+        let stream = self.stream.as_ref().expect("made before").as_inner();
+        // SAFETY: the stream is the device's, and outlives the step's last call; the inputs are uploaded, in the
+        // order of the step's own stream, which the replay comes behind.
+        unsafe { step.replay_on(&APPENDS, stream) }?;
+        let inputs = Inputs::new(self.uploaded.expect("just now"));
+        let stepped = self
+            .on_cpu
+            .step(inputs.keys()?, &APPENDS, inputs.queries()?);
+        stepped.expect("the CPU has no driver");
+        Ok(())
+    }
+
+    fn look(&mut self) -> Result<(), String> {
+        let on_gpu = self.on_gpu.as_mut().expect("made before");
+        let stream = self.stream.as_ref().expect("made before").as_inner();
+        // SAFETY: the stream is alive.
+        ok(unsafe { sys::cuStreamSynchronize(stream) })?;
+        let buffers = on_gpu
+            .cuda_step()
+            .expect("a step on a GPU")
+            .device_buffers();
+        let is_there = |address, expected: &[i32]| {
+            let words = read(address, expected.len());
+            words.iter().eq(expected
+                .iter()
+                .map(|&p| p as u32)
+                .collect::<Vec<_>>()
+                .iter())
+        };
+        let expected = self.on_cpu.selection();
+        if is_there(buffers.positions, expected.padded_positions())
+            && is_there(buffers.lengths, expected.lengths())
+        {
+            return Ok(());
+        }
+        Err("the device does not have the lists in the order of the caller's stream".into())
     }
 
     /// Whether all that can be seen without a call of the driver is as the CPU has it.
@@ -143,20 +283,42 @@ impl Ragged {
         if !on_gpu.seq_lens().eq(self.on_cpu.seq_lens()) {
             return Err("ragged: seq_lens are not the CPU's".into());
         }
-        if on_gpu.selection() != self.on_cpu.selection() {
-            return Err("ragged: the selection is not that of the last select or step".into());
+        if *on_gpu.selection() != self.seen {
+            return Err(
+                "ragged: the selection is not that of the last select, step or read".into(),
+            );
         }
         Ok(())
     }
 }
 
+/// A key and queries for each slot, others for other seeds.
+struct Inputs {
+    keys: Vec<f32>,
+    queries: Vec<f32>,
+}
+
+impl Inputs {
+    fn new(seed: u64) -> Self {
+        let fill = |from, heads| Fill::usual(from + seed).floats(BATCH * heads * HEAD_DIM);
+        Inputs {
+            keys: fill(3000, KV_HEADS),
+            queries: fill(4000, QO_HEADS),
+        }
+    }
+
+    fn keys(&self) -> Result<Keys<'_>, Error> {
+        Keys::new(&self.keys, [BATCH, KV_HEADS, 1, HEAD_DIM])
+    }
+
+    fn queries(&self) -> Result<Queries<'_>, Error> {
+        Queries::new(&self.queries, [BATCH, QO_HEADS, 1, HEAD_DIM])
+    }
+}
+
 fn call(selector: &mut RaggedSelector, op: RaggedOp, done: u64) -> Result<(), Error> {
-    let fill = |seed, heads| Fill::usual(seed + done).floats(BATCH * heads * HEAD_DIM);
-    let (keys, queries) = (fill(3000, KV_HEADS), fill(4000, QO_HEADS));
-    let keys = Keys::new(&keys, [BATCH, KV_HEADS, 1, HEAD_DIM])?;
-    let queries = Queries::new(&queries, [BATCH, QO_HEADS, 1, HEAD_DIM])?;
-    let mut appends = [false; BATCH];
-    appends[SLOT] = true;
+    let inputs = Inputs::new(done);
+    let (keys, queries) = (inputs.keys()?, inputs.queries()?);
     let regions = SequenceConfig::from(&SELECT);
     match op {
         RaggedOp::Insert => selector.insert(SLOT, &index(0), &regions, &[4, 1, 2]),
@@ -168,11 +330,17 @@ fn call(selector: &mut RaggedSelector, op: RaggedOp, done: u64) -> Result<(), Er
             },
         ),
         RaggedOp::AddPages => selector.add_pages(SLOT, &[0]),
-        RaggedOp::Step => selector.step(keys, &appends, queries).map(drop),
-        RaggedOp::Append => selector.append(keys, &appends),
+        RaggedOp::Step => selector.step(keys, &APPENDS, queries).map(drop),
+        RaggedOp::Append => selector.append(keys, &APPENDS),
         RaggedOp::Select => selector.select(queries).map(drop),
         RaggedOp::Truncate => selector.truncate(SLOT, TOKENS),
         RaggedOp::Remove => selector.remove(SLOT),
-        RaggedOp::New | RaggedOp::ToIndex => unreachable!("done by the caller"),
+        RaggedOp::New
+        | RaggedOp::ToIndex
+        | RaggedOp::Stream
+        | RaggedOp::Upload
+        | RaggedOp::Replay
+        | RaggedOp::Look
+        | RaggedOp::Read => unreachable!("done by the caller"),
     }
 }
