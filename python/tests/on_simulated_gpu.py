@@ -250,6 +250,12 @@ expected = on_cpu.select(queries, wide)
 assert selection.positions.dtype == expected.positions.dtype == "int64"
 assert np.array_equal(np.asarray(expected.positions), np.asarray(on_cpu.select(queries).positions))
 same(selection, expected)
+# As the cache of compat.pqcache steps.
+stepper = _native.Stepper(on_gpu._native, wide, 4)
+assert stepper.step(place(k), place(q), stream) == on_cpu.seq_len + 1
+expected = on_cpu.step(new, queries, wide)
+driver("cuCtxSynchronize")
+assert np.array_equal(driver.read(selection.positions), np.asarray(expected.positions))
 
 # Results outlive the index that they are of.
 expected = np.asarray(on_cpu.select(queries).positions)
