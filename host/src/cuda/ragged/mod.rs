@@ -152,6 +152,12 @@ impl RaggedStep {
         &self.batch
     }
 
+    /// For changes in which the backend has no part but to tell the device before its next step.
+    pub(crate) fn batch_mut(&mut self) -> &mut Batch {
+        self.is_stale = true;
+        &mut self.batch
+    }
+
     /// The device it runs on.
     pub fn device(&self) -> &Device {
         &self.device
