@@ -87,7 +87,7 @@ pub enum KeySlice<'a> {
 }
 
 /// Where keys and queries of another type are widened to `f32`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Room {
     pub(crate) keys: Vec<f32>,
     pub(crate) queries: Vec<f32>,

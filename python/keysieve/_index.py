@@ -19,8 +19,10 @@ class Selection:
     ``SelectConfig.aggregation`` every (batch, key-value head, query).
 
     Arrays are exporters of DLPack (``numpy.asarray``, ``torch.from_dlpack``, ...) that share the
-    selection's memory; read them, do not write them. On a GPU that memory is the index's, and the next
-    step writes it.
+    selection's memory; read them, do not write them. On a GPU that memory is the index's: the next step writes it,
+    and rows of ``weights`` lie ``capacity`` apart. ``array.copy()`` is an array of its own without gaps, as is what
+    a library gets that asks for a copy (``numpy.from_dlpack(array, copy=True)``). JAX does not ask: for what it is to
+    keep, or for weights on a GPU, ``jax.dlpack.from_dlpack(array.copy())``.
     """
 
     __slots__ = ("_native",)
@@ -192,7 +194,7 @@ class KeyIndex:
         ``out`` are arrays that are written too, where the queries are: positions (int32 or int64, the shape of
         ``Selection.positions``), lengths (the same types), and weights (float32) if there are any. On a GPU they are
         contiguous and are written in the order of the stream, which may be captured; the last axis of weights is
-        then ``seq_len`` or ``capacity``, the latter in a capture."""
+        then ``seq_len`` or ``capacity``, the latter in a capture. Arrays of JAX raise InvalidType: they never change."""
         config = self._select if config is None else _expect("config", config, SelectConfig)
         if out is not None:
             out = tuple(out)

@@ -17,6 +17,9 @@ class Array:
     @property
     def __array_interface__(self) -> Dict[str, Any]: ...
     def __len__(self) -> int: ...
+    def copy(self) -> "Array":
+        """A copy in memory of its own on the same device, row-major without gaps between its rows, that no later step
+        writes. On a GPU it comes behind the step, and memory is allocated: not inside a capture."""
     def __dlpack_device__(self) -> Tuple[int, int]: ...
     def __dlpack__(
         self,

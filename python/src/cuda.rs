@@ -5,7 +5,9 @@ use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
 use keysieve::cuda::caller::DeviceArray;
-use keysieve::cuda::{Device, DeviceBuffers, DeviceKeys, KeyDtype, train as cuda_train};
+use keysieve::cuda::{
+    Device, DeviceBuffers, DeviceKeys, DeviceRows, KeyDtype, RowsCopy, train as cuda_train,
+};
 use keysieve::{Backend, PqConfig, SelectConfig, Selection, Selector, TrainConfig};
 use pyo3::prelude::*;
 
@@ -224,6 +226,69 @@ impl Handover for Lists {
             Some(step) => unsafe { step.hand_over_to((stream as Stream).cast()) },
             None => Ok(()),
         }
+    }
+
+    fn copy(&self, tensor: &Tensor, stream: Option<usize>) -> keysieve::Result<Array> {
+        let mut selector = lock(&self.selector)?;
+        let Some(step) = selector.cuda_step() else {
+            unreachable!("a selector on a GPU");
+        };
+        let stream = stream.map(|stream| (stream as Stream).cast());
+        // SAFETY: the array is one of the step's buffers; the consumer's stream is alive.
+        let copy = unsafe { step.copy_rows(&rows_of(tensor), stream)? };
+        Ok(copied(tensor, copy))
+    }
+}
+
+impl Handover for RowsCopy {
+    fn hand_over(&self, stream: usize) -> keysieve::Result<()> {
+        // SAFETY: the consumer's stream is alive.
+        unsafe { self.hand_over_to((stream as Stream).cast()) }
+    }
+
+    fn copy(&self, tensor: &Tensor, stream: Option<usize>) -> keysieve::Result<Array> {
+        let stream = stream.map(|stream| (stream as Stream).cast());
+        // SAFETY: as above; arrays of ours are there to be read.
+        let copy = unsafe { self.to_copy(stream)? };
+        Ok(copied(tensor, copy))
+    }
+}
+
+/// An array as rows of words: elements of one row lie side by side.
+fn rows_of(tensor: &Tensor) -> DeviceRows {
+    let words = tensor.dtype.bytes() / 4;
+    let (rows, row) = match tensor.is_contiguous() {
+        true => (1, tensor.len()),
+        false => {
+            let row = tensor.shape.last().map_or(1, |&len| len);
+            (tensor.len() / row.max(1), row)
+        }
+    };
+    let stride = match rows {
+        1 => row,
+        _ => tensor.strides[tensor.strides.len() - 2].unsigned_abs(),
+    };
+    DeviceRows {
+        address: tensor.address as u64,
+        rows,
+        words: row * words,
+        stride: stride * words,
+    }
+}
+
+/// The array that `copy` is of `tensor`.
+fn copied(tensor: &Tensor, copy: RowsCopy) -> Array {
+    let copy = Arc::new(copy);
+    let (owner, handover): (Arc<dyn Any + Send + Sync>, Arc<dyn Handover>) =
+        (copy.clone(), copy.clone());
+    Array {
+        tensor: Tensor {
+            address: copy.address() as usize,
+            strides: contiguous(&tensor.shape),
+            ..tensor.clone()
+        },
+        owner,
+        handover: Some(handover),
     }
 }
 

@@ -66,6 +66,12 @@ class Driver:
         self("cuStreamCreate", ctypes.byref(handle), 1)
         return handle.value
 
+    def free_memory(self):
+        """Bytes of device memory that nobody has."""
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        self("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+        return free.value
+
     def read(self, array):
         """A copy of an exporter's device array on the host."""
         address, shape, strides, dtype = opened(array)
@@ -82,13 +88,27 @@ class Driver:
 
 def opened(array):
     """Address, shape, strides and dtype of an exported array; the capsule goes with the call."""
-    capsule = array.__dlpack__(stream=-1)
+    return described(array.__dlpack__(stream=-1))
+
+
+def described(capsule):
+    """What a capsule without a version says."""
     managed = ctypes.cast(_get_pointer(capsule, b"dltensor"), ctypes.POINTER(_Managed))
     tensor = managed.contents.tensor
     shape = [tensor.shape[i] for i in range(tensor.ndim)]
     strides = [tensor.strides[i] for i in range(tensor.ndim)]
     dtype = {(0, 32): np.int32, (0, 64): np.int64, (2, 32): np.float32}[tensor.code, tensor.bits]
     return tensor.data + tensor.byte_offset, shape, strides, dtype
+
+
+class Copied:
+    """A consumer's copy of an exporter's array, held by its capsule."""
+
+    def __init__(self, array, stream, copy=True):
+        self.capsule = array.__dlpack__(stream=stream, copy=copy)
+
+    def __dlpack__(self, *, stream):
+        return self.capsule
 
 
 class DeviceTensor:

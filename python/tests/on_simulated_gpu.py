@@ -1,13 +1,14 @@
 """Run by test_simulated_gpu.py, in a process of its own whose libcuda is the simulated one."""
 
 import ctypes
+import math
 import os
 
 import numpy as np
 
 import keysieve
 from conftest import PQ, SELECT
-from device_tensor import DeviceTensor, Driver, Stream, VersionedTensor
+from device_tensor import Copied, DeviceTensor, Driver, Stream, VersionedTensor, opened
 from oracle import numbers, unpadded
 
 keys, queries = numbers(1, (2, 2, 90, 8)), numbers(2, (2, 4, 1, 8))
@@ -80,6 +81,34 @@ try:
 except keysieve.InvalidArgument as error:
     assert error.argument == "stream"
 assert not hasattr(selection.positions, "__array_interface__")
+
+# Copies have no gaps, and what a later step writes does not reach them.
+expected = on_cpu.select(queries)
+for array, wanted in zip(selection, expected):
+    copies = [array.copy(), array.copy().copy(), Copied(array, stream), Copied(array, None)]
+    for made in copies:
+        address, shape, strides, _ = opened(made)
+        assert address != opened(array)[0]
+        assert strides == [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    # Without a copy it is the step's own memory.
+    assert opened(Copied(array, stream, copy=False))[0] == opened(array)[0]
+    kept = [(made, np.asarray(wanted).copy()) for made in copies]
+    on_gpu.select(DeviceTensor(driver, -queries), stream=other)
+    driver("cuCtxSynchronize")
+    for made, wanted in kept:
+        assert np.array_equal(driver.read(made), wanted)
+    on_gpu.select(q, stream=stream)
+weights = selection.weights
+assert opened(weights)[2][2] == 120 > weights.shape[3]
+copy = weights.copy()
+for consumer in (stream, other, 1, 2, -1, None):
+    copy.__dlpack__(stream=consumer)
+for device in ((1, 0), (2, 1)):
+    try:
+        weights.__dlpack__(stream=stream, dl_device=device)
+        raise AssertionError("another device was taken")
+    except BufferError as error:
+        assert "dl_device" in str(error)
 
 
 def refused(match, call):
@@ -170,6 +199,9 @@ refused("on a captured stream", lambda: on_gpu.step(k, q, out=short, stream=stre
 captured = on_gpu.step(k, q, out=out, stream=stream)
 # A consumer in the same capture.
 captured.positions.__dlpack__(stream=stream)
+# A copy would be made now.
+refused("stream: got a captured one", lambda: captured.weights.__dlpack__(stream=stream, copy=True))
+refused("stream: got a captured one", lambda: copy.__dlpack__(stream=stream))
 driver("cuStreamEndCapture", handle, ctypes.byref(graph))
 driver("cuGraphInstantiate_v2", ctypes.byref(executable), graph, None, None, ctypes.c_size_t(0))
 assert on_gpu.seq_len == at
@@ -218,13 +250,25 @@ expected = on_cpu.select(queries, wide)
 assert selection.positions.dtype == expected.positions.dtype == "int64"
 assert np.array_equal(np.asarray(expected.positions), np.asarray(on_cpu.select(queries).positions))
 same(selection, expected)
+# As the cache of compat.pqcache steps.
+stepper = _native.Stepper(on_gpu._native, wide, 4)
+assert stepper.step(place(k), place(q), stream) == on_cpu.seq_len + 1
+expected = on_cpu.step(new, queries, wide)
+driver("cuCtxSynchronize")
+assert np.array_equal(driver.read(selection.positions), np.asarray(expected.positions))
 
 # Results outlive the index that they are of.
 expected = np.asarray(on_cpu.select(queries).positions)
 positions = on_gpu.select(q).positions
-del on_gpu, selection, captured
+held = driver.free_memory()
+copied = positions.copy()
+del on_gpu, selection, captured, stepper
 driver("cuCtxSynchronize")
 assert np.array_equal(driver.read(positions), expected)
+# A copy does not keep it.
+del positions
+assert driver.free_memory() > held
+assert np.array_equal(driver.read(copied), expected)
 
 # Keys in device memory train as those of the host.
 few = np.random.default_rng(0).standard_normal((1, 2, 200, 8), np.float32)

@@ -112,11 +112,31 @@ def test_results_are_exported_without_a_copy(index, keys, queries):
 def test_an_export_that_nobody_takes_is_given_back(index, keys, queries):
     positions = index(keys).select(queries).positions
     for version in (None, (1, 0)):
-        positions.__dlpack__(max_version=version)
-    with pytest.raises(BufferError, match="copy"):
-        positions.__dlpack__(copy=True)
+        for copy in (None, False, True):
+            positions.__dlpack__(max_version=version, copy=copy)
     with pytest.raises(BufferError, match="dl_device"):
         positions.__dlpack__(dl_device=(2, 0))
+
+
+def test_copies_have_memory_of_their_own(index, keys, queries):
+    select = dataclasses.replace(SELECT, weights=True, scores=True)
+    made = index(keys, select)
+    selection = made.select(queries)
+    for array in (*selection, *selection.heavy, made.codes, made.centroids):
+        wanted, copies = np.asarray(array), [np.asarray(array.copy())]
+        if np.lib.NumpyVersion(np.__version__) >= "2.1.0":
+            copies.append(np.from_dlpack(array, copy=True))
+            shared = np.from_dlpack(array, copy=False)
+            assert shared.ctypes.data == wanted.ctypes.data
+            # The consumer's own, to be written.
+            copies[-1][...] = copies[-1][...]
+        for copy in copies:
+            assert copy.dtype == wanted.dtype and copy.flags.c_contiguous
+            assert not np.shares_memory(copy, wanted)
+            assert np.array_equal(copy, wanted, equal_nan=copy.dtype == np.float32)
+    # Of no elements too.
+    none = index(keys[:, :, :4]).codes
+    assert none.shape == (2, 2, 0, 2) and np.asarray(none.copy()).shape == none.shape
 
 
 @pytest.mark.parametrize("integer", [np.int32, np.int64])

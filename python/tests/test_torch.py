@@ -75,31 +75,35 @@ def test_a_cpu_index_refuses_a_gpu_tensor(index, keys, queries):
 
 
 PQCACHE = (4, 5, 6, 2, 3, 5, 3)
+# Lists of 44 positions, which grow with the context until they are full.
+GROWING = (4, 34, 6, 2, 3, 5, 3)
 
 
+@pytest.mark.parametrize("settings", [PQCACHE, GROWING])
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("metric", ["euclidean", "ip"])
-def test_pqcache(device, dtype, metric):
+def test_pqcache(device, dtype, metric, settings):
     """With a cache and without one, and numpy on the CPU with the same centroids: the same lists."""
     keys, queries = numbers(1, (2, 2, 60, 8)), numbers(2, (60, 2, 4, 1, 8))
     key, query = tensor(keys, device, dtype), tensor(queries, device, dtype)
     cache = Cache(capacity=64)
-    first = indexer_first(query[40], key[:, :, :40], dtype, *PQCACHE, metric, cache=cache)
+    first = indexer_first(query[40], key[:, :, :40], dtype, *settings, metric, cache=cache)
     state = first[3:]
     assert state[1].dtype is torch.int64 and state[0].device.type == device
     for sk in (40, 41, 42, 43, 46, 47, 60):
-        args = (query[sk - 1], key[:, :, :sk], dtype, *PQCACHE, metric)
+        args = (query[sk - 1], key[:, :, :sk], dtype, *settings, metric)
         cached = indexer_next(*args, *first[3:], cache=cache)
         plain = indexer_next(*args, *state)
         on_host = [None if part is None else part.cpu().numpy() for part in state]
         host = indexer_next(
-            queries[sk - 1], keys[:, :, :sk], np.float32, *PQCACHE, metric, *on_host
+            queries[sk - 1], keys[:, :, :sk], np.float32, *settings, metric, *on_host
         )
         state = plain[3:]
         assert cached[0].dtype is cached[1].dtype is torch.int64 and cached[2].dtype is dtype
         assert lists(cached[0], cached[1]) == lists(plain[0], plain[1])
         assert np.array_equal(plain[0].cpu().numpy(), host[0])
+        assert cached[0].shape == plain[0].shape == (2, 4, min(sum(settings[:3]), sk))
         for step in (cached, plain):
             assert step[2].shape == (2, 4, sk)
             assert np.array_equal(step[2].float().cpu().numpy(), host[2])

@@ -1,10 +1,11 @@
 //! New keys of a step: their way to the device, their codes, and what else they change.
 
+use std::mem;
 use std::ops::Range;
 
 use super::step::{Stale, Step};
 use crate::error::{Error, Result};
-use crate::tensor::{Keys, Queries};
+use crate::tensor::{Component, Keys, Queries};
 
 /// Keys of a group from which on tiles of them pay: a quarter of one.
 const MANY_TOKENS: usize = 32;
@@ -27,12 +28,24 @@ impl Step {
 
     /// Copies one new key for each (batch, head), `[batch, num_kv_heads, 1, head_dim]`, and the
     /// step's queries to the device, for [`Step::enqueue`] or [`Step::replay`]. They stay for later
-    /// steps, until an append, a select or an upload that fails takes their place.
+    /// steps, until an append, a select or an upload that fails takes their place. Both may be of half precision.
     ///
     /// # Errors
     /// As `KeyIndex::append` for the key; [`Error::Invalid`] for queries of another length; what the
     /// driver answers.
-    pub fn upload(&mut self, new_keys: Keys<'_>, queries: Queries<'_>) -> Result<()> {
+    pub fn upload<K: Component, Q: Component>(
+        &mut self,
+        new_keys: Keys<'_, K>,
+        queries: Queries<'_, Q>,
+    ) -> Result<()> {
+        let mut room = mem::take(&mut self.room);
+        let new_keys = new_keys.widen(&mut room.keys);
+        let uploaded = self.upload_wide(new_keys, queries.widen(&mut room.queries));
+        self.room = room;
+        uploaded
+    }
+
+    fn upload_wide(&mut self, new_keys: Keys<'_>, queries: Queries<'_>) -> Result<()> {
         if new_keys.tokens != 1 {
             return Err(Error::invalid("keys: tokens", new_keys.tokens, 1));
         }

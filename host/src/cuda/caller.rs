@@ -36,7 +36,7 @@ impl Device {
 }
 
 /// Whether what is enqueued on a stream goes into a graph.
-unsafe fn is_captured(stream: sys::CUstream) -> Result<bool> {
+pub(super) unsafe fn is_captured(stream: sys::CUstream) -> Result<bool> {
     let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
     // SAFETY: the caller's stream is alive; the out-pointer is valid.
     unsafe { sys::cuStreamIsCapturing(stream, &raw mut status) }.or_driver_error()?;

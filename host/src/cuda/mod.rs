@@ -15,7 +15,7 @@
 //! append    a step's new keys
 //! event turn  work that goes from stream to stream stays in order
 //! graph replay  a step captured once and replayed for every token, on any stream
-//! array caller out  a step on arrays and streams of the caller's
+//! array caller out copy  a step on arrays and streams of the caller's, and copies of its lists
 //! footprint what a fused kernel takes of a multiprocessor
 //! keys train  keys in device memory, and codebooks from them
 //! ragged    steps of sequences that differ
@@ -31,6 +31,7 @@ mod array;
 mod buffer;
 mod buffers;
 pub mod caller;
+mod copy;
 pub mod device;
 pub mod doctor;
 mod drift;
@@ -57,6 +58,7 @@ mod tuples;
 mod turn;
 
 pub use array::DeviceArray;
+pub use copy::{DeviceRows, RowsCopy};
 pub use device::Device;
 pub use footprint::Footprint;
 pub use graph::StepGraph;

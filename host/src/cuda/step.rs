@@ -18,7 +18,7 @@ use super::turn::Turn;
 use crate::error::{Error, Result};
 use crate::index::{IndexParts, KeyIndex};
 use crate::selection::Selection;
-use crate::tensor::Queries;
+use crate::tensor::{Queries, Room};
 
 /// Keys that are encoded by one launch.
 const TOKENS_PER_LAUNCH: usize = 1024;
@@ -64,6 +64,8 @@ pub struct Step {
     pub(super) is_uploaded: bool,
     /// The context's length in the step whose lists are on the device, if they are whole.
     pub(super) listed_len: Option<usize>,
+    /// Of what is uploaded in half precision.
+    pub(super) room: Room,
 
     // Last: buffers and stream go before the context they live in, and before what copies write to.
     pub(super) stream: Stream,
@@ -140,6 +142,7 @@ impl Step {
             stale: Stale::Everything,
             is_uploaded: false,
             listed_len: None,
+            room: Room::new(index.groups() * head_dim, rows * head_dim),
             arriving,
             origin: index,
             turn: Turn::of(stream.as_inner())?,

@@ -9,8 +9,8 @@ use crate::selection::Selection;
 use crate::selector::{Extent, shape_of};
 use crate::tensor::{Keys, Queries};
 
-/// Which slots have which sequences, and whose pages are whose. Methods named `check_` change nothing; the
-/// others cannot fail, and are called once the backend has done its part.
+/// Which slots have which sequences, and whose pages are whose. Where a backend has a part in a change, the method
+/// named `check_` changes nothing, and the other cannot fail and is called once that part is done.
 #[derive(Debug, Clone)]
 pub(crate) struct Batch {
     pub(crate) config: RaggedConfig,
@@ -212,12 +212,15 @@ impl Batch {
         self.take_pages(slot, pages);
     }
 
-    pub(crate) fn check_remove(&self, slot: usize) -> Result<()> {
-        self.check_occupied(slot)
+    /// Empties a slot; its pages are nobody's.
+    pub(crate) fn remove(&mut self, slot: usize) -> Result<()> {
+        self.check_occupied(slot)?;
+        self.clear(slot);
+        Ok(())
     }
 
-    /// Empties a slot; its pages are nobody's.
-    pub(crate) fn remove(&mut self, slot: usize) {
+    /// [`Batch::remove`] of a slot where a sequence is, or was about to be.
+    pub(crate) fn clear(&mut self, slot: usize) {
         self.sequences[slot] = SequenceParams::default();
         self.origins[slot] = None;
         self.num_pages[slot] = 0;
@@ -226,30 +229,26 @@ impl Batch {
         }
     }
 
-    /// The parameters of a slot with other regions.
-    pub(crate) fn check_configure(
-        &self,
-        slot: usize,
-        config: &SequenceConfig,
-    ) -> Result<SequenceParams> {
+    /// Gives a sequence other regions.
+    pub(crate) fn configure(&mut self, slot: usize, config: &SequenceConfig) -> Result<()> {
         self.check_occupied(slot)?;
         let own = &self.sequences[slot];
-        self.check_regions(config, own.init_offset as usize, own.seq_len as usize)
+        let (init_offset, seq_len) = (own.init_offset as usize, own.seq_len as usize);
+        self.sequences[slot] = self.check_regions(config, init_offset, seq_len)?;
+        Ok(())
     }
 
-    /// The parameters of a slot with fewer tokens.
-    pub(crate) fn check_truncate(&self, slot: usize, seq_len: usize) -> Result<SequenceParams> {
+    /// Takes the last tokens of a sequence away.
+    pub(crate) fn truncate(&mut self, slot: usize, seq_len: usize) -> Result<()> {
         self.check_occupied(slot)?;
-        let own = self.sequences[slot];
+        let own = &mut self.sequences[slot];
         let range = own.init_offset as usize..=own.seq_len as usize;
         if !range.contains(&seq_len) {
             let expected = format!("{} to {}", range.start(), range.end());
             return Err(Error::invalid("seq_len", seq_len, expected));
         }
-        Ok(SequenceParams {
-            seq_len: seq_len as u32,
-            ..own
-        })
+        own.seq_len = seq_len as u32;
+        Ok(())
     }
 
     /// Whether the sequences that `appends` names can take a key each of `keys`

@@ -117,6 +117,10 @@ impl RaggedSelector {
         }
     }
 
+    fn batch_mut(&mut self) -> &mut Batch {
+        on_engine!(self, step => step.batch_mut())
+    }
+
     /// Puts a copy of `index`, of one sequence, into empty slot `slot`. With pages, `pages` are those of positions
     /// `0..`, one each `page_size`, at least as many as the index has tokens; pages in which it has codes are its
     /// own as long as it is there. The index's `init_offset` is the sequence's.
@@ -141,7 +145,7 @@ impl RaggedSelector {
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid) for a slot without a sequence.
     pub fn remove(&mut self, slot: usize) -> Result<()> {
-        on_engine!(self, step => step.remove(slot))
+        self.batch_mut().remove(slot)
     }
 
     /// Gives the sequence of a slot other regions, from the next step on.
@@ -149,7 +153,7 @@ impl RaggedSelector {
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid) for a slot without a sequence, or regions larger than the batch's.
     pub fn configure(&mut self, slot: usize, config: &SequenceConfig) -> Result<()> {
-        on_engine!(self, step => step.configure(slot, config))
+        self.batch_mut().configure(slot, config)
     }
 
     /// Takes the last tokens of a sequence away, down to `seq_len`: drafts that were not accepted.
@@ -158,7 +162,7 @@ impl RaggedSelector {
     /// [`Error::Invalid`](crate::Error::Invalid) for a slot without a sequence, or a length that is not between its
     /// `init_offset` and its tokens.
     pub fn truncate(&mut self, slot: usize, seq_len: usize) -> Result<()> {
-        on_engine!(self, step => step.truncate(slot, seq_len))
+        self.batch_mut().truncate(slot, seq_len)
     }
 
     /// Adds pages behind those that a sequence has.

@@ -69,7 +69,8 @@ def lists(
         import numpy
 
         return positions.astype(numpy.int64), lengths.astype(numpy.int64), weights.astype(dtype)
-    return positions.to(torch.int64), lengths.to(torch.int64), weights.to(dtype, copy=True)
+    positions = positions.to(torch.int64, copy=True)
+    return positions, lengths.to(torch.int64), weights.to(dtype, copy=True)
 
 
 def centroids(index: keysieve.KeyIndex, like: Any) -> Tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""The step of ``indexer_next`` on a GPU, for torch: by addresses, into tensors made once."""
+"""The step of ``indexer_next`` on a GPU, for torch: by addresses, its results in the index's memory."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ except ImportError:
 
 
 class TorchStep:
-    """Steps of one cache. Results are tensors of this object's: the next step writes them."""
+    """Steps of one cache. Results are this object's: the next step writes them."""
 
     def __init__(
         self, index: keysieve.KeyIndex, selection: keysieve.Selection, query: Any, width: int
     ) -> None:
-        """``selection`` is the index's last, whose buffers all later steps write."""
+        """``selection`` is the index's last, whose buffers all later steps write; ``width`` positions of a list are
+        as many as it can have."""
         self.device = query.device
         self.query_shape = query.shape
         batch, kv_heads, self.capacity, head_dim = index.shape
@@ -41,23 +42,29 @@ class TorchStep:
         self.seq_len = index.seq_len
         self._stepper = _native.Stepper(index._native, index.select_config, query.shape[1])
         native = selection._native
+        # Of 64 bits, as PQCache's are.
         self._positions = torch.from_dlpack(native.positions)[:, :, 0, :width]
         self._lengths = torch.from_dlpack(native.lengths)[:, :, 0]
         self._weights = torch.from_dlpack(native.padded_weights)[:, :, 0]
-        self._list = torch.empty(self._positions.shape, dtype=torch.int64, device=self.device)
-        self._len = torch.empty(self._lengths.shape, dtype=torch.int64, device=self.device)
+        self._len = self._lengths.to(torch.int64, copy=True)
+        # With as many tokens there are `heavy` candidates, and lists grow no longer.
+        select = index.select_config
+        start = max(select.sink, index.config.init_offset)
+        self._full_from = start + select.heavy + select.window
         self._cast: Optional[torch.Tensor] = None
 
     def lists(self, dtype: torch.dtype) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """PQCache's lists of the last step."""
-        self._list.copy_(self._positions)
-        self._len.copy_(self._lengths)
+        positions = self._positions
+        if self.seq_len <= self._full_from:
+            self._len.copy_(self._lengths)
+            positions = positions[:, :, : self.seq_len]
         weights = self._weights[:, :, : self.seq_len]
         if dtype is not torch.float32:
             if self._cast is None or self._cast.dtype is not dtype:
                 self._cast = torch.empty(self._weights.shape, dtype=dtype, device=self.device)
             weights = self._cast[:, :, : self.seq_len].copy_(weights)
-        return self._list, self._len, weights
+        return positions, self._len, weights
 
     def step(
         self, query: Any, key: Any, dtype: Any, sk: int

@@ -52,7 +52,7 @@ class Cache:
     ``capacity`` is the number of tokens there will be room for; None: 4096 more than at the first call
     (an index that grows beyond its room is copied, which is slow).
 
-    On a GPU a step's results are the cache's memory: the next step writes it.
+    On a GPU a step's results are the cache's memory: read them, do not write them; the next step writes them.
     """
 
     def __init__(self, capacity: Optional[int] = None) -> None:
@@ -92,8 +92,14 @@ def _settings(key: tuple) -> _Settings:
         raise InvalidArgument.of("metric", repr(metric), "'euclidean' or 'ip'")
     made = _Settings(
         pq=keysieve.PqConfig(pq_group_factor, pq_bits, init_offset, _METRICS[metric]),
+        # Short contexts are listed here, so that no list needs room for one.
         select=keysieve.SelectConfig(
-            sink=sink_size, window=window_size, heavy=heavy_size, weights=True
+            sink=sink_size,
+            window=window_size,
+            heavy=heavy_size,
+            short_context=False,
+            weights=True,
+            positions="int64",
         ),
         training=keysieve.TrainConfig(iterations=kmeans_iter),
         full_attention_limit=heavy_size + init_offset + 1 + 2**pq_bits,
@@ -210,14 +216,14 @@ def indexer_next(
             cache.index, cache._settings, cache._like = index, key_tuple, _arrays.like(key)
             cache._engine = None
     selection = index.select(query)
-    width = min(sink_size + heavy_size + window_size, sk)
+    width = sink_size + heavy_size + window_size
     if cache is not None and _arrays.is_cuda(query):
         from ._torch_step import TorchStep
 
         cache._engine = TorchStep(index, selection, query, width)
         lists = cache._engine.lists(weight_list_dtype)
     else:
-        lists = _arrays.lists(selection, query, width, weight_list_dtype)
+        lists = _arrays.lists(selection, query, min(width, sk), weight_list_dtype)
     if is_new:
         pq_centroids, pq_ip2l2_phi = _arrays.centroids(index, key)
     if is_new or cache is None:

@@ -9,13 +9,17 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::{
-    CPU, Device, Dtype, Managed, ManagedVersioned, PLAIN, RawTensor, Tensor, VERSIONED, contiguous,
+    CPU, Device, Dtype, IS_COPIED, Managed, ManagedVersioned, PLAIN, RawTensor, Tensor, VERSIONED,
+    contiguous,
 };
 
 /// What a consumer's stream waits for before it reads an array on a GPU.
 pub(crate) trait Handover: Send + Sync {
     /// Lets `stream`, a driver's handle, wait for what wrote the array.
     fn hand_over(&self, stream: usize) -> keysieve::Result<()>;
+
+    /// A row-major copy without gaps of `tensor`, in memory of its own; `stream` waits for it, if there is one.
+    fn copy(&self, tensor: &Tensor, stream: Option<usize>) -> keysieve::Result<Array>;
 }
 
 /// A result. It is an exporter of DLPack; on the CPU numpy takes it as it is (`numpy.asarray`).
@@ -50,6 +54,26 @@ impl Array {
             owner,
             handover: None,
         }
+    }
+
+    /// A row-major copy without gaps in memory of its own, which `stream` waits for on a GPU.
+    fn copied(&self, stream: Option<usize>) -> keysieve::Result<Array> {
+        let tensor = &self.tensor;
+        if let Some(handover) = &self.handover {
+            return handover.copy(tensor, stream);
+        }
+        // On the host arrays are made without gaps.
+        let bytes = tensor.len() * tensor.dtype.bytes();
+        // Words, as their alignment is enough for every type.
+        let mut words = vec![0u64; bytes.div_ceil(8)];
+        // SAFETY: the array's elements, which its owner keeps, into as many bytes of their own.
+        unsafe {
+            let source = std::ptr::with_exposed_provenance::<u8>(tensor.address);
+            if bytes > 0 {
+                std::ptr::copy_nonoverlapping(source, words.as_mut_ptr().cast(), bytes);
+            }
+        }
+        Ok(owned(words, tensor.dtype, tensor.shape.clone()))
     }
 }
 
@@ -115,8 +139,15 @@ impl Array {
         Ok(interface)
     }
 
-    /// A capsule of the array. `stream` is the consumer's, as DLPack numbers them: it waits for the
-    /// step that wrote the array, the host does not.
+    /// A copy in memory of its own, row-major and without gaps, that no later step writes. On a GPU it is made there,
+    /// behind the step; the host does not wait, but memory is allocated, so not while a graph is captured.
+    fn copy(&self, py: Python<'_>) -> PyResult<Array> {
+        py.detach(|| self.copied(None))
+            .map_err(crate::errors::raised)
+    }
+
+    /// A capsule of the array, or with `copy=True` of a copy without gaps. `stream` is the consumer's, as DLPack numbers
+    /// them: it waits for the step that wrote the array, and for the copy; the host does not.
     #[pyo3(signature = (*, stream=None, max_version=None, dl_device=None, copy=None))]
     fn __dlpack__<'py>(
         &self,
@@ -131,30 +162,35 @@ impl Array {
         if dl_device.is_some_and(|device| device != self.__dlpack_device__()) {
             return buffer_error("dl_device: expected the device that the array is on");
         }
-        if copy == Some(true) {
-            return buffer_error("copy: expected None or False, an array is handed over as it is");
-        }
-        match (&self.handover, stream) {
-            (None, _) | (Some(_), Some(-1)) => (),
-            (Some(handover), stream) => {
-                let stream = crate::stream_handle(stream.unwrap_or(1))?;
-                py.detach(|| handover.hand_over(stream))
-                    .map_err(crate::errors::raised)?;
-            }
-        }
-        let lengths = self.tensor.shape.iter().map(|&len| len as i64);
-        let strides = self.tensor.strides.iter().map(|&stride| stride as i64);
+        let is_on_gpu = self.handover.is_some();
+        let stream = match stream {
+            // Nobody is to wait.
+            Some(-1) => None,
+            stream if is_on_gpu => Some(crate::stream_handle(stream.unwrap_or(1))?),
+            _ => None,
+        };
+        let copied = copy == Some(true);
+        let made = py
+            .detach(|| match (&self.handover, stream) {
+                _ if copied => self.copied(stream).map(Some),
+                (Some(handover), Some(stream)) => handover.hand_over(stream).map(|()| None),
+                _ => Ok(None),
+            })
+            .map_err(crate::errors::raised)?;
+        let Array { tensor, owner, .. } = made.as_ref().unwrap_or(self);
+        let lengths = tensor.shape.iter().map(|&len| len as i64);
+        let strides = tensor.strides.iter().map(|&stride| stride as i64);
         let mut exported = Box::new(Exported {
             axes: lengths.chain(strides).collect(),
-            _owner: self.owner.clone(),
+            _owner: owner.clone(),
         });
-        let ndim = self.tensor.shape.len();
+        let ndim = tensor.shape.len();
         let shape = exported.axes.as_mut_ptr();
         let tensor = RawTensor {
-            data: self.tensor.address as *mut c_void,
-            device: self.tensor.device,
+            data: tensor.address as *mut c_void,
+            device: tensor.device,
             ndim: ndim as i32,
-            dtype: self.tensor.dtype,
+            dtype: tensor.dtype,
             shape,
             // SAFETY: the strides follow the lengths.
             strides: unsafe { shape.add(ndim) },
@@ -167,7 +203,7 @@ impl Array {
                 minor: 0,
                 context,
                 deleter: Some(delete_versioned),
-                flags: 0,
+                flags: if copied { IS_COPIED } else { 0 },
                 tensor,
             });
             let pointer = Box::into_raw(managed).cast();

@@ -24,6 +24,8 @@ const VERSIONED: &CStr = c"dltensor_versioned";
 
 /// A flag of a versioned tensor.
 const READ_ONLY: u64 = 1;
+/// Likewise: the consumer's alone.
+const IS_COPIED: u64 = 2;
 
 /// `DLDevice`.
 #[repr(C)]

@@ -83,16 +83,28 @@ fn check<T: Half>(device: &Device, case: &LoopCase, pick: usize) -> TestCaseResu
             let seed = fill.seed ^ step;
             Fill { seed, ..fill }.floats(shape.iter().product())
         };
-        if step > 0 {
-            let (halves, wide) = in_both::<T>(&fill(case.keys, keys_shape), true);
-            got.append(Keys::new(&halves, keys_shape).map_err(fail)?)
-                .map_err(fail)?;
-            expected
-                .append(Keys::new(&wide, keys_shape).map_err(fail)?)
-                .map_err(fail)?;
-        }
+        let (half_keys, wide_keys) = in_both::<T>(&fill(case.keys, keys_shape), true);
+        let half_keys = Keys::new(&half_keys, keys_shape).map_err(fail)?;
+        let wide_keys = Keys::new(&wide_keys, keys_shape).map_err(fail)?;
         let (halves, wide) = in_both::<T>(&fill(case.queries, queries_shape), false);
-        let got = got.select(Queries::new(&halves, queries_shape).map_err(fail)?);
+        let halves = Queries::new(&halves, queries_shape).map_err(fail)?;
+        if step > 0 {
+            expected.append(wide_keys).map_err(fail)?;
+        }
+        // The last step of a GPU is of what was uploaded.
+        let got = match got.cuda_step() {
+            Some(on_gpu) if step == spare as u64 => {
+                on_gpu.upload(half_keys, halves).map_err(fail)?;
+                on_gpu.enqueue(&mut |_| Ok(())).map_err(fail)?;
+                got.read()
+            }
+            _ => {
+                if step > 0 {
+                    got.append(half_keys).map_err(fail)?;
+                }
+                got.select(halves)
+            }
+        };
         let expected = expected.select(Queries::new(&wide, queries_shape).map_err(fail)?);
         let (got, expected) = (got.map_err(fail)?, expected.map_err(fail)?);
         prop_assert_eq!(got.padded_positions(), expected.padded_positions());
@@ -156,8 +168,9 @@ fn bad<T: Half>(device: &Device) -> TestCaseResult {
             .map(drop),
     )?;
     names("queries", Queries::new(&data, [2, 4, 1, 4]).map(drop))?;
+    let ones = data.clone();
     let lying = Queries {
-        data: &data[..63],
+        data: &ones[..63],
         ..queries([2, 4, 1, 8]).map_err(fail)?
     };
     names("queries", selector.select(lying).map(drop))?;
@@ -172,7 +185,14 @@ fn bad<T: Half>(device: &Device) -> TestCaseResult {
         component: 1,
         value: "-inf".into(),
     };
-    prop_assert_eq!(got, Err(expected));
+    prop_assert_eq!(&got, &Err(expected));
+    if let Some(step) = selector.cuda_step() {
+        let keys = Keys::new(&data[..32], [2, 2, 1, 8]).map_err(fail)?;
+        prop_assert_eq!(step.upload(keys, whole.queries()), got);
+        let keys = Keys::new(&data[32..], [2, 2, 1, 8]).map_err(fail)?;
+        names("queries", step.upload(keys, lying))?;
+        names("step", step.enqueue(&mut |_| Ok(())))?;
+    }
     prop_assert_eq!(selector.seq_len(), 34);
     prop_assert!(selector.selection() == &before, "the selection changed");
     Ok(())

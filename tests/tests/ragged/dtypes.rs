@@ -26,7 +26,7 @@ fn check<T: Component>(
     let appends = [true, false, true];
     let keys_shape = [CONFIG.batch, CONFIG.num_kv_heads, 1, CONFIG.head_dim];
     let queries_shape = [CONFIG.batch, CONFIG.num_qo_heads, 1, CONFIG.head_dim];
-    for seed in 0..3 {
+    for seed in 0..4 {
         let data = |seed, shape: [usize; 4]| -> (Vec<T>, Vec<f32>) {
             let data = Fill::usual(seed).floats(shape.iter().product());
             let halves: Vec<T> = data.into_iter().map(from_f32).collect();
@@ -41,6 +41,13 @@ fn check<T: Component>(
         let wide_queries = Queries::new(&wide_queries, queries_shape).map_err(fail)?;
         if seed == 0 {
             got.step(keys, &appends, wide_queries).map_err(fail)?;
+            expected
+                .step(wide_keys, &appends, wide_queries)
+                .map_err(fail)?;
+        } else if let Some(step) = got.cuda_step().filter(|_| seed == 3) {
+            step.upload(keys, &appends, queries).map_err(fail)?;
+            step.replay(&appends).map_err(fail)?;
+            got.read().map_err(fail)?;
             expected
                 .step(wide_keys, &appends, wide_queries)
                 .map_err(fail)?;

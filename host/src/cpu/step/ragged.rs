@@ -1,7 +1,5 @@
 //! Steps of a ragged batch on the CPU: stage by stage.
 
-use gpu_kernels::step::SequenceParams;
-
 use super::staged::{self, Context, Worker};
 use crate::cpu::centroid_lanes::CentroidLanes;
 use crate::cpu::codes::{self, Encoder};
@@ -57,6 +55,11 @@ impl RaggedStep {
         &self.batch
     }
 
+    /// For changes in which the backend has no part.
+    pub(crate) fn batch_mut(&mut self) -> &mut Batch {
+        &mut self.batch
+    }
+
     pub(crate) fn insert(
         &mut self,
         slot: usize,
@@ -82,26 +85,6 @@ impl RaggedStep {
                 .copy_from_slice(&codes[head * stride + key * m..][..len * m]);
         }
         Ok(())
-    }
-
-    pub(crate) fn remove(&mut self, slot: usize) -> Result<()> {
-        self.batch.check_remove(slot)?;
-        self.batch.remove(slot);
-        Ok(())
-    }
-
-    pub(crate) fn configure(&mut self, slot: usize, config: &SequenceConfig) -> Result<()> {
-        self.set(slot, self.batch.check_configure(slot, config)?);
-        Ok(())
-    }
-
-    pub(crate) fn truncate(&mut self, slot: usize, seq_len: usize) -> Result<()> {
-        self.set(slot, self.batch.check_truncate(slot, seq_len)?);
-        Ok(())
-    }
-
-    fn set(&mut self, slot: usize, params: SequenceParams) {
-        self.batch.sequences[slot] = params;
     }
 
     pub(crate) fn add_pages(&mut self, slot: usize, pages: &[u32]) -> Result<()> {

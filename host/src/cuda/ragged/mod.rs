@@ -3,6 +3,7 @@
 mod launches;
 mod slots;
 
+use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cust::sys;
@@ -21,7 +22,7 @@ use super::turn::Turn;
 use crate::error::{Error, Result};
 use crate::ragged::{Batch, RaggedConfig};
 use crate::selection::Selection;
-use crate::tensor::{Keys, Queries};
+use crate::tensor::{Component, Keys, Queries, Room};
 
 /// The sequences of a batch on the GPU with every buffer of its steps. Nothing is allocated after it is made but
 /// by [`KeyIndex`](crate::KeyIndex) coming and going.
@@ -58,6 +59,8 @@ pub struct RaggedStep {
     is_listed: bool,
     /// The sequences of that step.
     listed: Vec<SequenceParams>,
+    /// Of what is uploaded in half precision.
+    room: Room,
 
     // Last: buffers and stream go before the context they live in, and before what copies write to.
     stream: Stream,
@@ -125,6 +128,7 @@ impl RaggedStep {
             is_uploaded: false,
             is_listed: false,
             listed: batch.sequences.clone(),
+            room: Room::new(groups * head_dim, rows * head_dim),
             arriving,
             batch,
             stream,
@@ -150,6 +154,12 @@ impl RaggedStep {
 
     pub(crate) fn batch(&self) -> &Batch {
         &self.batch
+    }
+
+    /// For changes in which the backend has no part but to tell the device before its next step.
+    pub(crate) fn batch_mut(&mut self) -> &mut Batch {
+        self.is_stale = true;
+        &mut self.batch
     }
 
     /// The device it runs on.
@@ -189,12 +199,26 @@ impl RaggedStep {
     }
 
     /// Copies a key for each (sequence, head), `[batch, num_kv_heads, 1, head_dim]`, of which those of the
-    /// sequences that `appends` names count, and queries to the device, for [`RaggedStep::replay_on`].
+    /// sequences that `appends` names count, and queries to the device, for [`RaggedStep::replay_on`]. Both may be of
+    /// half precision.
     ///
     /// # Errors
     /// [`Error::Invalid`] for other shapes, [`Error::NotFinite`] and [`Error::Capacity`] as for an append; what
     /// the driver answers.
-    pub fn upload(
+    pub fn upload<K: Component, Q: Component>(
+        &mut self,
+        new_keys: Keys<'_, K>,
+        appends: &[bool],
+        queries: Queries<'_, Q>,
+    ) -> Result<()> {
+        let mut room = mem::take(&mut self.room);
+        let new_keys = new_keys.widen(&mut room.keys);
+        let uploaded = self.upload_wide(new_keys, appends, queries.widen(&mut room.queries));
+        self.room = room;
+        uploaded
+    }
+
+    fn upload_wide(
         &mut self,
         new_keys: Keys<'_>,
         appends: &[bool],
@@ -258,7 +282,7 @@ impl RaggedStep {
         queries: Queries<'_>,
         selection: &mut Selection,
     ) -> Result<()> {
-        self.upload(keys, appends, queries)?;
+        self.upload_wide(keys, appends, queries)?;
         self.replay(appends)?;
         // Should the lists not arrive, the keys are taken back: what failed has changed nothing.
         self.read(selection).inspect_err(|_| {

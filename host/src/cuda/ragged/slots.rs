@@ -1,6 +1,4 @@
-//! Sequences that come to the device, change, and go.
-
-use gpu_kernels::step::SequenceParams;
+//! Sequences that come to the device, and come back.
 
 use super::RaggedStep;
 use crate::error::Result;
@@ -21,7 +19,7 @@ impl RaggedStep {
         self.batch.insert(slot, index, params, pages);
         self.is_stale = true;
         self.write_sequence(slot, index)
-            .inspect_err(|_| self.batch.remove(slot))
+            .inspect_err(|_| self.batch.clear(slot))
     }
 
     fn write_sequence(&mut self, slot: usize, index: &KeyIndex) -> Result<()> {
@@ -50,28 +48,6 @@ impl RaggedStep {
         self.sequences
             .page_table
             .write(slot * stride, pages, &self.stream)
-    }
-
-    pub(crate) fn remove(&mut self, slot: usize) -> Result<()> {
-        self.batch.check_remove(slot)?;
-        self.batch.remove(slot);
-        self.is_stale = true;
-        Ok(())
-    }
-
-    pub(crate) fn configure(&mut self, slot: usize, config: &SequenceConfig) -> Result<()> {
-        self.set(slot, self.batch.check_configure(slot, config)?);
-        Ok(())
-    }
-
-    pub(crate) fn truncate(&mut self, slot: usize, seq_len: usize) -> Result<()> {
-        self.set(slot, self.batch.check_truncate(slot, seq_len)?);
-        Ok(())
-    }
-
-    fn set(&mut self, slot: usize, params: SequenceParams) {
-        self.batch.sequences[slot] = params;
-        self.is_stale = true;
     }
 
     pub(crate) fn add_pages(&mut self, slot: usize, pages: &[u32]) -> Result<()> {

@@ -4,7 +4,9 @@ use std::ptr;
 
 use cust::stream::{Stream, StreamFlags};
 use cust::sys;
-use keysieve::cuda::{Device, DeviceArray, KeyBuffer, KeyDtype, KeySlice, OutArray, OutLists};
+use keysieve::cuda::{
+    Device, DeviceArray, DeviceRows, KeyBuffer, KeyDtype, KeySlice, OutArray, OutLists, RowsCopy,
+};
 use keysieve::{Error, Selection};
 
 use super::{HEAD_DIM, KV_HEADS, Mirror, Op, QO_HEADS, World, keys_data, queries_data};
@@ -26,9 +28,11 @@ pub(crate) enum CallerOp {
     Look,
     /// Lets another stream wait for the lists.
     HandOver,
+    /// A copy of the weights, and one of that.
+    Copy,
 }
 
-pub(super) const OPS: [Op; 17] = [
+pub(super) const OPS: [Op; 18] = [
     Op::Open,
     Op::New,
     Op::SetVariant,
@@ -39,6 +43,7 @@ pub(super) const OPS: [Op; 17] = [
     Op::Caller(CallerOp::Append),
     Op::Caller(CallerOp::Step),
     Op::Caller(CallerOp::HandOver),
+    Op::Caller(CallerOp::Copy),
     Op::Caller(CallerOp::Look),
     Op::Caller(CallerOp::Capture),
     Op::Caller(CallerOp::Replay),
@@ -49,12 +54,13 @@ pub(super) const OPS: [Op; 17] = [
 ];
 
 /// What calls the driver once there are arrays.
-pub(super) const POSSIBLE: [CallerOp; 5] = [
+pub(super) const POSSIBLE: [CallerOp; 6] = [
     CallerOp::Arrays,
     CallerOp::Select,
     CallerOp::Step,
     CallerOp::Append,
     CallerOp::HandOver,
+    CallerOp::Copy,
 ];
 
 /// The library's own calls.
@@ -79,6 +85,8 @@ const APPENDED: usize = 2;
 pub(super) struct Caller {
     arrays: Option<Arrays>,
     graph: Option<Graph>,
+    /// With the weights that were listed when it was made.
+    copy: Option<(RowsCopy, Vec<f32>)>,
     // Last: the device's context is let go after it.
     stream: Stream,
 }
@@ -206,6 +214,7 @@ impl World {
             self.caller = Some(Caller {
                 arrays: None,
                 graph: None,
+                copy: None,
                 stream,
             });
             return Ok(Ok(()));
@@ -260,7 +269,31 @@ impl World {
                 CallerOp::Look => {
                     ok(sys::cuStreamSynchronize(stream))?;
                     arrays.check(&self.mirror.listed)?;
+                    if let Some((copy, expected)) = &caller.copy {
+                        let words = read(copy.address(), expected.len());
+                        let got = words.into_iter().map(f32::from_bits);
+                        if !got.eq(expected.iter().copied()) {
+                            return Err("the copy does not have the weights".into());
+                        }
+                    }
                     Ok(())
+                }
+                CallerOp::Copy => {
+                    let buffers = step.device_buffers();
+                    let rows = DeviceRows {
+                        address: buffers.weights.expect("they are asked for"),
+                        rows: QO_HEADS,
+                        words: self.mirror.listed.seq_len(),
+                        stride: buffers.weights_stride,
+                    };
+                    let made = step
+                        .copy_rows(&rows, None)
+                        .and_then(|copy| copy.to_copy(Some(stream)));
+                    made.map(|copy| {
+                        let listed = &self.mirror.listed;
+                        let rows = (0..QO_HEADS).flat_map(|head| listed.weights(0, head, 0));
+                        caller.copy = Some((copy, rows.flatten().copied().collect()));
+                    })
                 }
                 CallerOp::Stream | CallerOp::Arrays => unreachable!("done above"),
             }
