@@ -232,3 +232,99 @@ fn the_suite_takes_no_shape() {
         assert!(stderr.contains("--suite"), "{stderr}");
     }
 }
+
+/// On a simulated GPU.
+fn simulated(options: &[&str]) -> Output {
+    let test = std::env::current_exe().unwrap();
+    let driver = test.with_file_name(libkeysieve_sim_driver());
+    assert!(driver.exists(), "{} is missing", driver.display());
+    Command::new(env!("CARGO_BIN_EXE_keysieve"))
+        .arg("bench")
+        .args(options)
+        .env("KEYSIEVE_LIBCUDA", driver)
+        .env("KEYSIEVE_SIM_DEVICES", "90")
+        .output()
+        .unwrap()
+}
+
+fn libkeysieve_sim_driver() -> String {
+    use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
+    format!("{DLL_PREFIX}keysieve_sim_driver{DLL_SUFFIX}")
+}
+
+#[test]
+fn every_variant_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("json");
+    // Small enough that a simulated GPU makes many.
+    let shape =
+        "--heads 1 --kv-heads 1 --tokens 200 --head-dim 8 --bits 4 --sink 4 --window 8 --heavy 20";
+    let mut options: Vec<&str> = shape.split(' ').collect();
+    options.extend(["--variants", "--warmup", "0", "--runs", "1", "--json"]);
+    options.push(path.to_str().unwrap());
+    let output = simulated(&options);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+
+    let value: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!(value["machine"]["compute_capability"], 90);
+    let shapes = value["shapes"].as_array().unwrap();
+    assert_eq!(shapes.len(), 1);
+    let load = &shapes[0]["load"];
+    assert_eq!((&load["rows"], &load["heavy"]), (&1.into(), &20.into()));
+    assert_eq!(load["components"], 8 << 4);
+    let variants = shapes[0]["variants"].as_array().unwrap();
+    let us = |variant: &Value| variant["us"].as_f64().unwrap();
+    assert!(variants.iter().all(|variant| us(variant) > 0.0));
+    let least = variants.iter().map(us).fold(f64::INFINITY, f64::min);
+    assert_eq!(shapes[0]["best_us"].as_f64(), Some(least));
+
+    let text = String::from_utf8(output.stdout).unwrap();
+    let chosen = text.lines().filter(|line| line.ends_with("  chosen"));
+    assert_eq!(chosen.count(), 1, "{text}");
+    for kernel in ["staged", "survivors", "tuples"] {
+        let mut found = variants.iter().map(|variant| &variant["kernel"]);
+        assert!(found.any(|found| found == kernel), "{kernel}: {variants:?}");
+        assert!(text.contains(kernel), "{kernel} in {text}");
+    }
+}
+
+/// Before anything is measured.
+#[test]
+fn a_python_without_torch_is_refused() {
+    let refused = |output: Output, expected: &str| {
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(output.stdout.is_empty());
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.starts_with(expected), "{stderr}");
+    };
+    let of_none = ["--torch", "/nonexistent/python"];
+    let expected = "error: --torch: got /nonexistent/python, expected a Python whose torch";
+    refused(simulated(&[&of_none[..], &["--suite"]].concat()), expected);
+    refused(simulated(&of_none), expected);
+    let on_cpu = bench(&[&of_none[..], &["--backend", "cpu"]].concat());
+    refused(on_cpu, "error: --backend: got cpu, expected cuda");
+}
+
+#[test]
+fn variants_need_a_gpu_and_the_grid_has_its_own_shapes() {
+    let refused = |options: &[&str], named: &str| {
+        let output = bench(options);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{options:?}: {stderr}");
+        assert!(output.stdout.is_empty());
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.contains(named), "{named} in {stderr}");
+    };
+    for mode in ["--variants", "--tune"] {
+        refused(
+            &[mode, "--backend", "cpu"],
+            "--backend: got cpu, expected cuda",
+        );
+        refused(&[mode, "--suite"], "--suite");
+        refused(&[mode, "--trace", "trace"], "--trace");
+        refused(&[mode, "--torch", "python3"], "--torch");
+    }
+    refused(&["--tune", "--tokens", "700"], "--tokens");
+}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks keysieve on a machine with a GPU and no Rust: the folder that `cargo xtask device-bundle` made,
-# copied there. Usage: tests/on_gpu.sh BUNDLE OUT check|sanitize|time...
+# copied there. Usage: tests/on_gpu.sh BUNDLE OUT check|sanitize|time|tune...
 # Every command has a limit: a kernel that hangs takes the GPU with it.
 set -uo pipefail
 bundle=$(realpath "$1"); mkdir -p "$2"; out=$(realpath "$2"); shift 2
@@ -84,6 +84,12 @@ time_it() {
     cat "$out/eager.log"
 }
 
+# Every variant on many shapes: docs/results/h200-variants.json, if the chip is an H200.
+tune() {
+    step tune 580 "$bundle/keysieve" bench --tune --json "$out/variants.json"
+    cat "$out/tune.log"
+}
+
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 date -u +%F
 for task in "$@"; do
@@ -91,7 +97,8 @@ for task in "$@"; do
         check) check ;;
         sanitize) sanitize ;;
         time) time_it ;;
-        *) echo "on_gpu.sh: got $task, expected check, sanitize or time" >&2; exit 2 ;;
+        tune) tune ;;
+        *) echo "on_gpu.sh: got $task, expected check, sanitize, time or tune" >&2; exit 2 ;;
     esac
 done
 echo "failures: $failures"

@@ -11,6 +11,8 @@ mod check_ptx;
 
 mod ci;
 mod device_bundle;
+mod heuristics;
+mod least_squares;
 mod python;
 mod soak;
 
@@ -39,6 +41,12 @@ enum Task {
     },
     /// Assemble host/ptx/*.ptx with ptxas; check registers, spills and convergent operations
     CheckPtx,
+    /// Fit the choice among variants of the step to docs/results/h200-variants.json; print where it loses most
+    Heuristics {
+        /// Write nothing; fail when the committed table is another
+        #[arg(long)]
+        check: bool,
+    },
     /// Everything that must pass before a change is merged, in order
     Ci,
     /// Install the Python package into the target folder and run its tests
@@ -60,6 +68,7 @@ fn main() -> ExitCode {
         Some(Task::BuildPtx { verify: true, .. }) => build_ptx::verify(),
         Some(Task::BuildPtx { .. }) => build_ptx::build(),
         Some(Task::CheckPtx) => check_ptx::run(),
+        Some(Task::Heuristics { check }) => heuristics::run(check),
         Some(Task::Ci) => ci::run(),
         Some(Task::Python) => python::run(),
         Some(Task::Soak(options)) => soak::run(&options),

@@ -1,10 +1,23 @@
 //! Which variant of the step fits a shape.
+//!
+//! ```text
+//! model  what a step costs by each kernel: terms
+//! table  what one of each takes, measured: `cargo xtask heuristics` writes it
+//! ```
+
+mod model;
+mod table;
 
 use gpu_kernels::select::{Filter, Plan};
 use gpu_kernels::step::StepShape;
 use gpu_kernels::{select_tuples, tuple_counts};
 
+use self::table::COSTS;
 use super::device::Device;
+use super::step::Step;
+use super::tuples::is_reference_format;
+
+pub use self::model::{Costs, Kernel, Load, Way};
 
 /// A way to run a step. All give the same lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,14 +51,51 @@ impl Variant {
     /// The variant to use for `rows` rows of `shape` on `device`: the one with the least
     /// estimated time, or one kernel for each stage where no other fits.
     pub fn choose(device: &Device, shape: &StepShape, rows: usize) -> Self {
-        let estimate = |variant: &Variant| match *variant {
-            Variant::Staged => f64::INFINITY,
-            Variant::Survivors(plan) => estimate(device, shape, rows, plan),
-            Variant::Tuples(blocks) => estimate_tuples(device, rows, blocks),
+        let (load, multiprocessors) = (load(shape, rows), device.num_multiprocessors());
+        let microseconds = |variant: &Variant| {
+            let way = variant.way(device, shape);
+            way.microseconds(&load, multiprocessors, &COSTS)
         };
         Self::fitting(device, shape)
-            .min_by(|a, b| estimate(a).total_cmp(&estimate(b)))
+            .min_by(|a, b| microseconds(a).total_cmp(&microseconds(b)))
             .unwrap_or(Variant::Staged)
+    }
+
+    /// How it shares out the keys of a row of `shape`.
+    fn way(&self, device: &Device, shape: &StepShape) -> Way {
+        let keys = shape.code_capacity;
+        match *self {
+            Variant::Staged => Way {
+                kernel: Kernel::Staged,
+                num_blocks: 1,
+                keys_per_block: keys,
+                rows_at_once: 0,
+            },
+            Variant::Survivors(plan) if plan.is_clustered() => Way {
+                kernel: Kernel::Clustered,
+                num_blocks: plan.num_blocks,
+                keys_per_block: keys.div_ceil(plan.num_blocks),
+                rows_at_once: device.resident_clusters(plan.num_blocks) as u32,
+            },
+            Variant::Survivors(plan) => Way {
+                kernel: match plan.has_filter() {
+                    true => Kernel::Filtered,
+                    false => Kernel::Survivors,
+                },
+                num_blocks: plan.num_blocks,
+                keys_per_block: keys.div_ceil(plan.num_blocks),
+                rows_at_once: 0,
+            },
+            Variant::Tuples(blocks) => Way {
+                kernel: match is_reference_format(shape) {
+                    true => Kernel::TuplesReference,
+                    false => Kernel::Tuples,
+                },
+                num_blocks: blocks.num_blocks,
+                keys_per_block: blocks.tiles_per_block * select_tuples::KEYS_PER_TILE,
+                rows_at_once: 0,
+            },
+        }
     }
 
     /// Every variant that can run `shape` on `device`.
@@ -99,32 +149,62 @@ pub(super) fn tuple_blocks(shape: &StepShape) -> impl Iterator<Item = TupleBlock
         })
 }
 
-/// Microseconds of a step by tuples, roughly: a share for each block and for each tile, and more where
-/// blocks share multiprocessors.
-fn estimate_tuples(device: &Device, rows: usize, blocks: TupleBlocks) -> f64 {
-    let num_blocks = rows * blocks.num_blocks as usize;
-    let sharing = num_blocks as f64 / f64::from(device.num_multiprocessors());
-    (3.0 + 0.6 * f64::from(blocks.tiles_per_block)) * sharing.max(1.0).powf(0.8)
+/// What a step for `rows` rows of `shape` has to do.
+fn load(shape: &StepShape, rows: usize) -> Load {
+    Load {
+        rows: rows as u32,
+        keys: shape.code_capacity,
+        num_subvectors: shape.num_subvectors,
+        components: shape.head_dim << shape.bits,
+        heavy: shape.heavy,
+        has_weights: shape.weights_stride > 0,
+    }
 }
 
-/// Microseconds of a step by survivors, roughly: a share for each block, one for the exchange, and one for
-/// each look into the table, of which a multiprocessor makes 32 in 3.5 cycles, or in 1.2 with a filter, whose table
-/// takes time of its own; as often as blocks do not fit the chip at once.
-fn estimate(device: &Device, shape: &StepShape, rows: usize, plan: Plan) -> f64 {
-    let waves = if plan.is_clustered() {
-        rows.div_ceil(device.resident_clusters(plan.num_blocks))
-    } else {
-        (rows * plan.num_blocks as usize).div_ceil(device.num_multiprocessors() as usize)
-    };
-    let keys = shape.code_capacity.div_ceil(plan.num_blocks);
-    let looks = f64::from(keys) * f64::from(shape.num_subvectors);
-    let exchange = if plan.num_blocks > 1 { 2.0 } else { 0.0 };
-    let of_block = if plan.is_clustered() {
-        6.0 + 0.2 * f64::from(shape.num_subvectors / 4) + 2.2e-5 * looks
-    } else if plan.has_filter() {
-        7.0 + 0.2 * f64::from(shape.num_subvectors / 4) + 2.2e-5 * looks
-    } else {
-        6.0 + 6.3e-5 * looks
-    };
-    waves as f64 * of_block + exchange
+impl Step {
+    /// What each of its steps has to do, as the choice among variants sees it.
+    pub fn load(&self) -> Load {
+        let rows = self.batch * self.shape.rows_per_batch() as usize;
+        load(&self.shape, rows)
+    }
+
+    /// How its variant does that.
+    pub fn way(&self) -> Way {
+        self.variant.way(&self.device, &self.shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_of_the_table_has_its_kernels_terms() {
+        let load = Load {
+            rows: 32,
+            keys: 32_000,
+            num_subvectors: 2,
+            components: 8192,
+            heavy: 128,
+            has_weights: true,
+        };
+        for costs in &COSTS {
+            let way = Way {
+                kernel: costs.kernel,
+                num_blocks: 4,
+                keys_per_block: 8000,
+                rows_at_once: 33,
+            };
+            let terms = way.terms(&load, 132);
+            assert_eq!(terms.len(), costs.us.len(), "{:?}", costs.kernel);
+            assert!(costs.us.iter().all(|us| us.is_finite() && *us >= 0.0));
+            assert!(terms.iter().all(|(_, amount)| amount.is_finite()));
+        }
+        // Wherever a kernel beside those of single stages fits, one can be chosen.
+        for kernel in [Kernel::Survivors, Kernel::Tuples, Kernel::TuplesReference] {
+            let is_for_all = |costs: &Costs| costs.num_subvectors.is_none();
+            let mut rows = COSTS.iter().filter(|costs| costs.kernel == kernel);
+            assert!(rows.any(is_for_all), "{kernel:?}");
+        }
+    }
 }

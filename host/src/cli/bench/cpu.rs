@@ -109,6 +109,7 @@ pub(super) fn measure(
     Ok(Measured {
         step: Stats::of(&steps),
         step_meaning: "wall clock: encode one new key per head, select".into(),
+        torch: None,
         others: Vec::new(),
         stages: STAGES
             .into_iter()

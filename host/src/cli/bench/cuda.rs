@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use keysieve::cuda::timing::{self, StageClock, Stopwatch};
-use keysieve::cuda::{Device, StepGraph, step::Step};
+use keysieve::cuda::{Device, StepGraph, Variant, step::Step};
 use keysieve::{Backend, KeyIndex, Selector};
 
 use super::check;
@@ -61,6 +61,7 @@ pub(super) fn measure(
     Ok(Measured {
         step: Stats::of(&step),
         step_meaning: "GPU time of one graph replay, by events, enqueued before it begins".into(),
+        torch: None,
         others: vec![
             Other::new("graph_us", &in_a_row.gpu, "GPU time a replay of 200 in a row"),
             Other::new("launch_us", &eager, "GPU time without a graph, the host's launches included"),
@@ -185,24 +186,38 @@ impl<'a> Bench<'a> {
     pub(super) fn replays_in_a_row(&mut self) -> keysieve::Result<InARow> {
         let (mut gpu, mut issue) = (Vec::new(), Vec::new());
         for run in 0..=REPLAY_RUNS {
-            let step = step_of(&mut self.selector);
-            let mut issuing = 0.0;
-            let time = self.watch.time(step, |step| {
-                let start = Instant::now();
-                for _ in 0..REPLAYS {
-                    step.replay(&self.graph)?;
-                }
-                issuing = us(start.elapsed());
-                Ok(())
-            })?;
-            step.rewind(REPLAYS)?;
+            let (of_gpu, of_host) = self.replays(REPLAYS)?;
             self.progress.advance(1);
             if run > 0 {
-                gpu.push(time / REPLAYS as f64);
-                issue.push(issuing / REPLAYS as f64);
+                gpu.push(of_gpu);
+                issue.push(of_host);
             }
         }
         Ok(InARow { gpu, issue })
+    }
+
+    /// GPU time of a replay of `count` in a row, and CPU time to issue it.
+    pub(super) fn replays(&mut self, count: usize) -> keysieve::Result<(f64, f64)> {
+        let step = step_of(&mut self.selector);
+        let mut issuing = 0.0;
+        let time = self.watch.time(step, |step| {
+            let start = Instant::now();
+            for _ in 0..count {
+                step.replay(&self.graph)?;
+            }
+            issuing = us(start.elapsed());
+            Ok(())
+        })?;
+        step.rewind(count)?;
+        Ok((time / count as f64, issuing / count as f64))
+    }
+
+    /// Goes on with another variant of the step.
+    pub(super) fn set_variant(&mut self, variant: Variant) -> keysieve::Result<()> {
+        let step = step_of(&mut self.selector);
+        step.set_variant(variant)?;
+        self.graph = step.capture()?;
+        Ok(())
     }
 
     /// Launches of a step, and the median time of each stage.

@@ -12,6 +12,8 @@
 //! check     the answer, by a plain loop
 //! cpu cuda  the measurements
 //! suite     every named shape beside its target
+//! torch     the step of PyTorch, in the same run
+//! variants  every variant of the step, which the choice among them is fitted to
 //! stats report trace progress     what a person or a program sees of them
 //! ```
 
@@ -27,12 +29,14 @@ mod report;
 mod shape;
 mod stats;
 mod suite;
+mod torch;
 mod trace;
+mod variants;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
-use keysieve::{AutoBackend, Backend, files};
+use keysieve::{AutoBackend, Backend, Error, files};
 use serde_json::json;
 
 pub(super) use self::check::Mismatch;
@@ -40,7 +44,8 @@ use self::data::Data;
 use self::plan::Plan;
 use self::progress::Progress;
 use self::report::Measured;
-use self::shape::ShapeArgs;
+use self::shape::{Shape, ShapeArgs};
+use self::torch::Torch;
 use self::trace::Trace;
 use super::options::{BackendArgs, whole};
 
@@ -53,6 +58,15 @@ pub(super) struct Args {
     /// Measure every named shape on the GPU, beside its target
     #[arg(long, conflicts_with_all = ["ShapeArgs", "trace"])]
     suite: bool,
+    /// Measure every variant of the step on the GPU, --runs of each in a row
+    #[arg(long, conflicts_with_all = ["suite", "trace"])]
+    variants: bool,
+    /// The same on many shapes: what `cargo xtask heuristics` fits the choice to
+    #[arg(long, conflicts_with_all = ["suite", "variants", "ShapeArgs", "trace"])]
+    tune: bool,
+    /// Measure the step of eager PyTorch and torch.topk too, by this Python
+    #[arg(long, value_name = "PYTHON", conflicts_with_all = ["variants", "tune"])]
+    torch: Option<String>,
     #[command(flatten)]
     shape: ShapeArgs,
     #[command(flatten)]
@@ -82,13 +96,21 @@ pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     if args.suite {
         return suite::run(args, quiet);
     }
+    if args.tune {
+        return variants::run(&variants::grid(), args, quiet);
+    }
     let shape = args.shape.shape()?;
+    if args.variants {
+        return variants::run(&[shape], args, quiet);
+    }
     let opened = args.backend.open()?;
     let plan = Plan::new(&shape, args.warmup, args.runs, &opened.backend)?;
     memory::check(&shape, plan.capacity, &opened.backend)?;
+    let torch = args.torch(&shape, &opened.backend)?;
 
     let mut trace = Trace::new();
-    let measured = measure(&opened, &plan, args.seed, &mut trace, quiet)?;
+    let mut measured = measure(&opened, &plan, args.seed, &mut trace, quiet)?;
+    measured.torch = torch;
     if let Some(path) = &args.trace {
         let about = json!({
             "backend": opened.backend.name(),
@@ -100,6 +122,19 @@ pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let value = measured.json(&opened, &plan, args.seed);
     let text = measured.text(&opened, &plan, args.seed);
     super::report::give(&text, args.json.as_deref(), &value)
+}
+
+impl Args {
+    /// PyTorch's figures, if they are asked for: before ours, whose minutes would be lost where it fails.
+    fn torch(&self, shape: &Shape, backend: &Backend) -> keysieve::Result<Option<Torch>> {
+        let Some(python) = &self.torch else {
+            return Ok(None);
+        };
+        if matches!(backend, Backend::Cpu) {
+            return Err(Error::invalid("--backend", "cpu", "cuda, with --torch"));
+        }
+        Torch::measure(python, shape, self.seed, self.warmup, self.runs).map(Some)
+    }
 }
 
 fn measure(

@@ -35,7 +35,7 @@ impl<'a> Plan<'a> {
     ) -> keysieve::Result<Self> {
         let steps = match backend {
             Backend::Cpu => check::STEPS + warmup + runs,
-            Backend::Cuda(_) => check::STEPS.max(REPLAYS),
+            Backend::Cuda(_) => check::STEPS.max(REPLAYS).max(warmup).max(runs),
         };
         // The largest context begins a little earlier instead.
         let tokens = (shape.tokens - 1).min(MAX_TOKENS - steps);

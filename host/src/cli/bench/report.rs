@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::plan::Plan;
 use super::shape::Shape;
 use super::stats::Stats;
+use super::torch::Torch;
 use crate::cli::report;
 
 /// A backend's figures. Times are in microseconds.
@@ -17,6 +18,8 @@ pub(super) struct Measured {
     pub(super) step: Stats,
     pub(super) step_meaning: String,
     pub(super) others: Vec<Other>,
+    /// PyTorch's, where they were asked for.
+    pub(super) torch: Option<Torch>,
     pub(super) stages: Vec<(&'static str, f64)>,
     pub(super) stages_note: String,
     /// Kernel launches and memory operations of a step; 0 on the CPU.
@@ -92,18 +95,17 @@ impl Measured {
             .into_iter()
             .chain(self.others.iter().map(|other| (other, other.meaning)))
         {
-            let Stats {
-                average,
-                median,
-                min,
-                max,
-                std,
-            } = other.stats;
-            writeln!(
-                text,
-                "{:16} {average:10.2}{median:10.2}{min:10.2}{max:10.2}{std:10.2}   {meaning}",
-                other.name
-            )?;
+            line(text, other.name, &other.stats, meaning)?;
+        }
+
+        if let Some(torch) = &self.torch {
+            writeln!(text, "\n{}", torch.in_words())?;
+            for row in torch.rows() {
+                match row.stats {
+                    Ok(stats) => line(text, row.name, &stats, row.meaning)?,
+                    Err(why_not) => writeln!(text, "{:20} {why_not}", row.name)?,
+                }
+            }
         }
 
         writeln!(text, "\nstages (us)          median     share")?;
@@ -171,11 +173,28 @@ impl Measured {
         for other in &self.others {
             value[other.name] = json!(other.stats);
         }
+        if let Some(torch) = &self.torch {
+            value["torch"] = torch.json();
+        }
         for (name, field) in report::backend_json(opened) {
             value[name] = field;
         }
         value
     }
+}
+
+fn line(text: &mut String, name: &str, stats: &Stats, meaning: &str) -> fmt::Result {
+    let Stats {
+        average,
+        median,
+        min,
+        max,
+        std,
+    } = stats;
+    writeln!(
+        text,
+        "{name:16} {average:10.2}{median:10.2}{min:10.2}{max:10.2}{std:10.2}   {meaning}"
+    )
 }
 
 fn in_words(shape: &Shape) -> String {

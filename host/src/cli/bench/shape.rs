@@ -203,7 +203,7 @@ impl Shape {
         Some(target)
     }
 
-    fn check(&self) -> keysieve::Result<()> {
+    pub(super) fn check(&self) -> keysieve::Result<()> {
         if !self.num_qo_heads.is_multiple_of(self.num_kv_heads) {
             let expected = format!("a divisor of the {} query heads", self.num_qo_heads);
             return Err(Error::invalid("--kv-heads", self.num_kv_heads, expected));
@@ -221,6 +221,20 @@ impl Shape {
             return Err(Error::invalid("--tokens", self.tokens, expected));
         }
         Ok(())
+    }
+
+    /// Whether both shapes are measured on one index.
+    pub(super) fn has_keys_of(&self, other: &Shape) -> bool {
+        let with_keys_of_other = Shape {
+            name: other.name,
+            num_qo_heads: other.num_qo_heads,
+            sink: other.sink,
+            window: other.window,
+            heavy: other.heavy,
+            weights: other.weights,
+            ..self.clone()
+        };
+        with_keys_of_other == *other
     }
 
     /// (batch, key head) pairs.
@@ -269,5 +283,16 @@ mod tests {
             assert!(SHAPES[..i].iter().all(|other| other.name != shape.name));
             assert!(shape.target_us().is_some(), "{}", shape.name);
         }
+    }
+
+    #[test]
+    fn one_index_serves_shapes_of_the_same_keys_alone() {
+        let named = |name: &str| SHAPES.iter().find(|shape| shape.name == name).unwrap();
+        let large = named("tokens-524288");
+        assert!(named("tokens-524288-lists").has_keys_of(large));
+        for (shape, other) in SHAPES.iter().zip(&SHAPES[1..]) {
+            assert_eq!(other.has_keys_of(shape), shape.name == large.name);
+        }
+        assert_eq!(SHAPES[0].name, "reference");
     }
 }

@@ -1,9 +1,9 @@
 //! What fifty numbers say.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Figures of several runs, in the unit of the runs.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Stats {
     pub(super) average: f64,
     pub(super) median: f64,

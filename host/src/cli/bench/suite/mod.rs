@@ -30,6 +30,7 @@ use crate::cli;
 pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let device = args.backend.open_gpu()?;
     let backend = Backend::Cuda(device.clone());
+    let torch = args.torch(&SHAPES[0], &backend)?;
     let progress = Progress::new(quiet);
     let copy_bytes = COPY_BYTES.min(timing::free_memory(&device)? / 4);
     let copy_bandwidth = timing::copy_bandwidth(&device, copy_bytes, 10)?;
@@ -45,7 +46,7 @@ pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
             seed: args.seed,
         };
         // Shapes of the same keys follow each other.
-        let made_before = made.take().filter(|(other, _)| has_keys_of(shape, other));
+        let made_before = made.take().filter(|(other, _)| shape.has_keys_of(other));
         let index = match made_before {
             Some((_, index)) => index,
             None => data.index(plan.tokens, plan.capacity, &progress)?,
@@ -75,36 +76,7 @@ pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
         rows,
         reference: reference.expect("the reference is the first of the shapes"),
         parts,
+        torch,
     };
     cli::report::give(&suite.text(), args.json.as_deref(), &suite.json())
-}
-
-/// Whether both shapes are measured on one index.
-fn has_keys_of(shape: &Shape, other: &Shape) -> bool {
-    let with_keys_of_other = Shape {
-        name: other.name,
-        num_qo_heads: other.num_qo_heads,
-        sink: other.sink,
-        window: other.window,
-        heavy: other.heavy,
-        weights: other.weights,
-        ..shape.clone()
-    };
-    with_keys_of_other == *other
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_index_serves_shapes_of_the_same_keys_alone() {
-        let named = |name: &str| SHAPES.iter().find(|shape| shape.name == name).unwrap();
-        let large = named("tokens-524288");
-        assert!(has_keys_of(named("tokens-524288-lists"), large));
-        for (shape, other) in SHAPES.iter().zip(&SHAPES[1..]) {
-            assert_eq!(has_keys_of(other, shape), shape.name == large.name);
-        }
-        assert_eq!(SHAPES[0].name, "reference");
-    }
 }

@@ -12,6 +12,7 @@ use super::reference::{
 use super::rows::Row;
 use crate::cli::bench::check;
 use crate::cli::bench::plan::REPLAYS;
+use crate::cli::bench::torch::Torch;
 
 /// Everything that a run of the suite found. Times are in microseconds.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub(super) struct Suite {
     pub(super) reference: Reference,
     /// Training, prefill, and steps that are not dense.
     pub(super) parts: Vec<Part>,
+    /// PyTorch's figures of the reference.
+    pub(super) torch: Option<Torch>,
 }
 
 /// A figure of the reference shape beside what it is held to.
@@ -131,6 +134,26 @@ impl Suite {
                 part.name, "us", part.measured.median, part.meaning,
             )?;
         }
+        if let Some(torch) = &self.torch {
+            writeln!(text, "\n{}", torch.in_words())?;
+            let of_reference = self.rows[0].measured_us();
+            for row in torch.rows() {
+                match row.stats {
+                    Ok(stats) => writeln!(
+                        text,
+                        "{:20} {:>12} {:>9} {:>9.2} {:>6}   {}; {:.1} x the reference's us a step",
+                        row.name,
+                        "us",
+                        "-",
+                        stats.median,
+                        "-",
+                        row.meaning,
+                        stats.median / of_reference,
+                    )?,
+                    Err(why_not) => writeln!(text, "{:20} {why_not}", row.name)?,
+                }
+            }
+        }
         writeln!(
             text,
             "\nus a step: GPU time of {REPLAYS} graph replays in a row, divided; single us: of one replay, \
@@ -217,6 +240,7 @@ impl Suite {
                 "replay_issue_us": self.rows[0].issue,
             },
             "parts": parts,
+            "torch": self.torch.as_ref().map(Torch::json),
         })
     }
 
@@ -323,7 +347,42 @@ mod tests {
                 target_us: Some(6e3),
                 meaning: "a part",
             }],
+            torch: Some(torch()),
         }
+    }
+
+    /// As a GPU's that captured no top-k.
+    fn torch() -> Torch {
+        let times = |median: f64| json!(Stats::of(&[median]));
+        let found = json!({
+            "torch": "2.11", "cuda": "13.0", "device": "a GPU", "checked_rows": 4,
+            "wall_us": times(380.0), "eager_us": times(370.0), "graph_us": times(150.0),
+            "topk_why_not": "no graph",
+        });
+        serde_json::from_value(found).unwrap()
+    }
+
+    #[test]
+    fn torch_stands_beside_the_reference() {
+        let suite = suite();
+        let text = suite.text();
+        let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap();
+        let graph = line("eager_torch_graph_us");
+        assert!(graph.contains(" 150.00 "), "{graph}");
+        assert!(
+            graph.ends_with("; 10.0 x the reference's us a step"),
+            "{graph}"
+        );
+        assert!(line("torch_topk_us").ends_with("no graph"));
+        let torch = &suite.json()["torch"];
+        assert_eq!(torch["torch"], "2.11");
+        assert_eq!(torch["eager_torch_wall_us"]["median"], 380.0);
+        assert_eq!(torch["torch_topk_us"]["why_not"], "no graph");
+        let without = Suite {
+            torch: None,
+            ..suite
+        };
+        assert!(!without.text().contains("PyTorch") && without.json()["torch"].is_null());
     }
 
     #[test]
