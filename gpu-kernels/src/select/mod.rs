@@ -669,8 +669,8 @@ mod counts {
     // exchange: the counter and the last entry left; the ticket; the last entry gathered.
     const EXCHANGE_BARRIERS: u32 = 2 * SYNC_THREADS + SYNC_THREADS + SYNC_THREADS;
     const EXCHANGE_WARP: u32 = claim(1) + claim(4);
-    // output: clear and set the bitmap, a block sum.
-    const OUTPUT_BARRIERS: u32 = 2 * SYNC_THREADS + INCLUSIVE_SUM_BARRIERS;
+    // output: clear, set and leave the bitmap, a block sum.
+    const OUTPUT_BARRIERS: u32 = 3 * SYNC_THREADS + INCLUSIVE_SUM_BARRIERS;
     const OUTPUT_WARP: u32 = INCLUSIVE_SUM_SHUFFLES;
     const APPEND_WARP: u32 = REDUCE_MAX_U64;
 

@@ -84,7 +84,7 @@ pub(super) unsafe fn write_heavy(
     let heavy_at = place.row as usize * shape.list_stride as usize + regions.sink_end as usize;
     let mut before = 0;
     let mut first_word = 0;
-    // SAFETY: the loop is the same in the whole block; barriers stand between clearing, setting and reading.
+    // SAFETY: the loop is the same in the whole block; barriers stand between clearing, setting, reading and the next clearing.
     // Slots count the keys taken before, heavy_k in all, so each entry of the list is written once.
     unsafe {
         while first_word < thread::opaque(num_words) {
@@ -132,6 +132,8 @@ pub(super) unsafe fn write_heavy(
             }
             before += all_taken;
             first_word += words;
+            // The next keys' bits take the place of those that threads still write.
+            thread::sync_threads();
         }
     }
 }

@@ -142,6 +142,7 @@ impl Shape {
 #[cfg(test)]
 mod tests {
     use gpu_kernels::select::{Filter, Plan};
+    use gpu_kernels::step::StepShape;
 
     use super::super::shape::REFERENCE;
     use super::Variant;

@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         if sim::text(file).contains(".entry select_survivors(") {
             stage("select_survivors", select_survivors, 100);
             stage("select_survivors_long", select_survivors_long, 20);
+            stage("select_survivors_very_long", select_survivors_very_long, 8);
             stage("select_survivors_filtered", select_survivors_filtered, 40);
         }
         if sim::text(file).contains(".entry select_survivors_clustered(") {
@@ -250,6 +251,11 @@ fn select_survivors_long(file: &'static str, cases: u32) -> Result<(), Failed> {
     select_cases(file, cases, long_step(), plan)
 }
 
+/// The same on rows whose bitmap of keys taken is made in several parts, of more words than a block has threads.
+fn select_survivors_very_long(file: &'static str, cases: u32) -> Result<(), Failed> {
+    select_cases(file, cases, step_of(Just(8), 66_000..140_000), plan)
+}
+
 /// The same for formats that have a filter; half of the plans do.
 fn select_survivors_filtered(file: &'static str, cases: u32) -> Result<(), Failed> {
     let steps = prop_oneof![step(true), long_step()];
@@ -356,6 +362,14 @@ fn select_cases(
 
 /// One row of up to 50,000 keys, of every number of codes that has its own loop.
 fn long_step() -> impl Strategy<Value = (StepCase, u64)> {
+    step_of(select(&[2usize, 3, 4, 8, 16, 32]), 5000..50_000)
+}
+
+/// One row of so many keys.
+fn step_of(
+    subvectors: impl Strategy<Value = usize>,
+    keys: std::ops::Range<usize>,
+) -> impl Strategy<Value = (StepCase, u64)> {
     let palettes = select(&[
         Palette::Usual,
         Palette::FewDistinct,
@@ -365,10 +379,10 @@ fn long_step() -> impl Strategy<Value = (StepCase, u64)> {
         Palette::Strewn,
         Palette::Special,
     ]);
-    let format = (select(&[2usize, 3, 4, 8, 16, 32]), 1..9u32, 1..3usize);
+    let format = (subvectors, 1..9u32, 1..3usize);
     let heavy = prop_oneof![1..200usize, 200..3000usize];
     let fills = (palettes.clone(), palettes, any::<u64>(), any::<u64>());
-    (format, heavy, 5000..50_000usize, 1..40usize, fills).prop_map(
+    (format, heavy, keys, 1..40usize, fills).prop_map(
         |((m, bits, sub_dim), heavy, keys, window, (floats, codes, code_seed, seed))| {
             let init_offset = window / 3;
             let seq_len = init_offset + keys;
