@@ -15,6 +15,8 @@ unsafe extern "C" {
     fn clusterid_x() -> u32;
     #[link_name = "llvm.nvvm.barrier.cluster.arrive.aligned"]
     fn barrier_arrive();
+    #[link_name = "llvm.nvvm.barrier.cluster.arrive.relaxed.aligned"]
+    fn barrier_arrive_relaxed();
     #[link_name = "llvm.nvvm.barrier.cluster.wait.aligned"]
     fn barrier_wait();
 }
@@ -48,6 +50,16 @@ pub fn num_blocks() -> u32 {
 pub unsafe fn arrive() {
     // SAFETY: the caller promises uniform arrival.
     unsafe { barrier_arrive() }
+}
+
+/// [`arrive`], but nothing that the thread has written need be seen by others.
+///
+/// # Safety
+/// As [`arrive`].
+#[inline(always)]
+pub unsafe fn arrive_relaxed() {
+    // SAFETY: the caller promises uniform arrival.
+    unsafe { barrier_arrive_relaxed() }
 }
 
 /// Waits until every thread of the cluster has arrived.

@@ -17,10 +17,10 @@
 //! better than every key whose deficit is T or more, and fewer than heavy_k have less.
 
 use super::filter::{self, counts};
-use super::output::write_words;
+use super::output::{change, fixed_bits};
 use super::scan::Scan;
 use super::survivors::figures;
-use super::{Place, Plan, TABLE_STRIDE, THREADS, cluster_layout as at, layout};
+use super::{KEYS_PER_WORD, Place, Plan, TABLE_STRIDE, THREADS, cluster_layout as at, layout};
 use crate::bytes;
 use crate::codebook::Nearest;
 use crate::codes;
@@ -63,6 +63,8 @@ const KEYS_PER_LOAD: u32 = 16;
 const LAST: u32 = 255;
 /// Threads that share an entry of the table.
 const THREADS_PER_ENTRY: u32 = 2;
+/// Entries of a block at a time.
+const ENTRIES: u32 = THREADS / THREADS_PER_ENTRY;
 /// Entries of a warp.
 const ENTRIES_PER_WARP: u32 = 32 / THREADS_PER_ENTRY;
 
@@ -170,25 +172,20 @@ unsafe fn build_vectors<const V: usize>(
                 let mut i = t;
                 while i < shape.head_dim {
                     thread::no_unroll();
-                    query.set(
-                        i,
-                        queries.get((row * shape.head_dim + i) as usize).to_bits(),
-                    );
+                    let component = queries.get((row * shape.head_dim + i) as usize);
+                    query.set(i, component.to_bits());
                     if appends {
-                        key.set(
-                            i,
-                            new_keys
-                                .get((group * shape.head_dim + i) as usize)
-                                .to_bits(),
-                        );
+                        let component = new_keys.get((group * shape.head_dim + i) as usize);
+                        key.set(i, component.to_bits());
                     }
                     i += THREADS;
                 }
                 thread::sync_threads();
             }
-            let components_at = (entry >> shape.bits) * (LANES * V) as u32 + 4 * part;
+            let code = entry & ((1 << shape.bits) - 1);
+            let first_component = (entry >> shape.bits) * (LANES * V) as u32 + 4 * part;
             let components = |of: SharedArray<u32>, j: usize| {
-                of.get4(components_at + (j * LANES) as u32)
+                of.get4(first_component + (j * LANES) as u32)
                     .map(f32::from_bits)
             };
             let mut sums = [0.0f32; 4];
@@ -202,14 +199,8 @@ unsafe fn build_vectors<const V: usize>(
             let half = (sums[0] + sums[1]) + (sums[2] + sums[3]);
             let other = f32::from_bits(warp::warp_shuffle_xor(half.to_bits(), 1));
             if is_own && part == 0 {
-                let word = (entry >> shape.bits) * TABLE_STRIDE + (entry & ((1 << shape.bits) - 1));
-                let table = dynamic_shared_mem::<u32>(layout::TABLE);
-                let mut rank = 0;
-                while rank < plan.num_blocks {
-                    thread::no_unroll();
-                    remote(table, rank).set(word, (half + other).to_bits());
-                    rank += 1;
-                }
+                let word = (entry >> shape.bits) * TABLE_STRIDE + code;
+                hand_around(plan, word, half + other);
             }
             if appends {
                 // The components in order, four here and four at the neighbour.
@@ -229,13 +220,28 @@ unsafe fn build_vectors<const V: usize>(
                 let best = warp::reduce_max(if part == 0 { affinity } else { 0 });
                 let holders = warp::ballot(part == 0 && affinity == best);
                 if is_own && warp::lane_id() == holders.trailing_zeros() {
-                    let code = entry & ((1 << shape.bits) - 1);
                     let slot = (entry - first_entry) / ENTRIES_PER_WARP;
                     nearest.set_u64(slot, rank_of_key(best, code));
                 }
             }
-            first += THREADS / THREADS_PER_ENTRY;
+            first += ENTRIES;
         }
+    }
+}
+
+/// Entry `entry` of the table, at word `word`, for all blocks of the row.
+///
+/// # Safety
+/// All of them have begun; the word is this thread's.
+#[inline(always)]
+unsafe fn hand_around(plan: &Plan, word: u32, entry: f32) {
+    let table = dynamic_shared_mem::<u32>(layout::TABLE);
+    let mut rank = 0;
+    while rank < plan.num_blocks {
+        thread::no_unroll();
+        // SAFETY: the caller's.
+        unsafe { remote(table, rank).set(word, entry.to_bits()) };
+        rank += 1;
     }
 }
 
@@ -328,8 +334,12 @@ pub(super) unsafe fn run(
         thread::sync_threads();
         score_doubtful(&scan(), plan);
         cluster::sync();
-        let cut = cut(plan, wanted(), &bounds.range(top, scale))?;
-        let before = take(&scan(), plan, cut);
+        let most = most_doubtful(plan);
+        if most > at::max_doubtful(plan.num_blocks) {
+            return None;
+        }
+        let cut = cut(plan, wanted(), most, &bounds.range(top, scale))?;
+        let before = take(&scan(), plan, most, cut);
         let num_words = num_words(&scan());
         let bitmap = shared(plan, at::bitmap(plan.num_blocks));
         let mut taken = 0;
@@ -551,8 +561,10 @@ unsafe fn score_doubtful(scan: &Scan, plan: &Plan) {
             told.set(at::SURE + own, figures().get(figure::SURE));
         }
         let most = at::max_doubtful(plan.num_blocks);
-        if t < count.min(most) {
-            let key = shared(plan, at::places(plan.num_blocks)).get(t);
+        let mut i = t;
+        while i < count.min(most) {
+            thread::no_unroll();
+            let key = shared(plan, at::places(plan.num_blocks)).get(i);
             let order_key = match scan.keys_per_vector {
                 2 => filter::score_key::<8>(scan, key),
                 _ => filter::score_key::<16>(scan, key),
@@ -562,62 +574,80 @@ unsafe fn score_doubtful(scan: &Scan, plan: &Plan) {
             let mut block = 0;
             while block < plan.num_blocks {
                 thread::no_unroll();
-                remote(ranks, block).set_u64(own * most + t, rank);
+                remote(ranks, block).set_u64(own * most + i, rank);
                 block += 1;
             }
+            i += THREADS;
         }
     }
 }
 
-/// Calls `each` with the block and the rank of this thread's share of the row's doubtful keys.
+/// Calls `each` with the block and the rank of this thread's share of the row's doubtful keys, of which no block has more
+/// than `most`.
 ///
 /// # Safety
 /// As [`cut`].
 #[inline(always)]
-unsafe fn for_doubtful(plan: &Plan, mut each: impl FnMut(u32, u64)) {
+unsafe fn for_doubtful(plan: &Plan, most: u32, mut each: impl FnMut(u32, u64)) {
     let told = shared(plan, at::told(plan.num_blocks));
     let ranks = shared(plan, at::RANKS);
-    let t = thread::thread_idx_x();
-    let mut block = 0;
+    let mut i = thread::thread_idx_x();
     // SAFETY: the caller's.
     unsafe {
-        while block < plan.num_blocks {
+        // Nearly always once.
+        while i < most {
             thread::no_unroll();
-            if t < told.get(at::DOUBTFUL + block) {
-                each(
-                    block,
-                    ranks.get_u64(block * at::max_doubtful(plan.num_blocks) + t),
-                );
+            let mut block = 0;
+            while block < plan.num_blocks {
+                thread::no_unroll();
+                if i < told.get(at::DOUBTFUL + block) {
+                    let first = block * at::max_doubtful(plan.num_blocks);
+                    each(block, ranks.get_u64(first + i));
+                }
+                block += 1;
             }
-            block += 1;
+            i += THREADS;
         }
     }
 }
 
-/// The rank of the last doubtful key among the row's `wanted` best, or `None` for all blocks of the row where one of them
-/// had no room for all its doubtful keys, or too many are in the cut's bin.
+/// Doubtful keys of the block that has most.
+///
+/// # Safety
+/// As [`cut`].
+#[inline(always)]
+unsafe fn most_doubtful(plan: &Plan) -> u32 {
+    let told = shared(plan, at::told(plan.num_blocks));
+    let (mut most, mut block) = (0, 0);
+    while block < plan.num_blocks {
+        thread::no_unroll();
+        // SAFETY: the caller's.
+        most = most.max(unsafe { told.get(at::DOUBTFUL + block) });
+        block += 1;
+    }
+    most
+}
+
+/// The rank of the last doubtful key among the row's `wanted` best, of which no block has more than `most`, or `None` for
+/// all blocks of the row where too many are in the cut's bin.
 ///
 /// # Safety
 /// As [`run`], behind [`score_doubtful`] and a barrier of the cluster.
 #[inline(always)]
-unsafe fn cut(plan: &Plan, wanted: u32, range: &Range) -> Option<u64> {
+unsafe fn cut(plan: &Plan, wanted: u32, most: u32, range: &Range) -> Option<u64> {
     let t = thread::thread_idx_x();
     let told = shared(plan, at::told(plan.num_blocks));
     let bins = shared(plan, at::bins(plan.num_blocks));
     // SAFETY: the caller's. All choices are the same in all threads; barriers stand between adding and reading.
     unsafe {
-        let (mut need, mut most) = (wanted, 0);
+        let mut need = wanted;
         let mut block = 0;
         while block < plan.num_blocks {
             thread::no_unroll();
             need -= told.get(at::SURE + block);
-            most = most.max(told.get(at::DOUBTFUL + block));
             block += 1;
         }
-        if most > at::max_doubtful(plan.num_blocks) {
-            return None;
-        }
-        for_doubtful(plan, |_, rank| bins.atomic_add(range.bin(rank), 1));
+        for_doubtful(plan, most, |_, rank| bins.atomic_add(range.bin(rank), 1));
         thread::sync_threads();
         let inside = bins.get(t);
         let (through, _) = block::inclusive_sum_once(inside, dynamic_shared_mem(layout::SUMS));
@@ -634,7 +664,7 @@ unsafe fn cut(plan: &Plan, wanted: u32, range: &Range) -> Option<u64> {
         need -= figures().get(figure::ABOVE);
         // The counts have served.
         let in_bin = counts();
-        for_doubtful(plan, |_, rank| {
+        for_doubtful(plan, most, |_, rank| {
             if range.bin(rank) == bin {
                 let slot = figures().atomic_fetch_add(figure::IN_BIN, 1);
                 in_bin.set_u64(slot, rank);
@@ -665,14 +695,14 @@ unsafe fn cut(plan: &Plan, wanted: u32, range: &Range) -> Option<u64> {
 /// # Safety
 /// As [`run`], behind [`cut`]; a barrier follows.
 #[inline(always)]
-unsafe fn take(scan: &Scan, plan: &Plan, cut: u64) -> u32 {
+unsafe fn take(scan: &Scan, plan: &Plan, most: u32, cut: u64) -> u32 {
     let own = cluster::block_rank();
     let told = shared(plan, at::told(plan.num_blocks));
     let bitmap = shared(plan, at::bitmap(plan.num_blocks));
     let mut taken_before = 0;
     // SAFETY: the caller's.
     unsafe {
-        for_doubtful(plan, |block, rank| {
+        for_doubtful(plan, most, |block, rank| {
             if rank >= cut {
                 if block == own {
                     let bit = rank_position(rank) - scan.first_key;
@@ -698,10 +728,22 @@ unsafe fn take(scan: &Scan, plan: &Plan, cut: u64) -> u32 {
     }
 }
 
-/// Writes the positions of the keys taken and their weights.
+/// Words of `listed` that have candidates: the blocks settle those of their shares.
+#[inline(always)]
+pub(super) fn candidate_words(shape: &StepShape, regions: &Regions) -> core::ops::Range<u32> {
+    let end = (regions.candidates_end - shape.init_offset).min(shape.code_capacity);
+    let start = (regions.candidates_start - shape.init_offset).min(end);
+    if start < end {
+        start / KEYS_PER_WORD..end.div_ceil(KEYS_PER_WORD)
+    } else {
+        0..0
+    }
+}
+
+/// Writes the positions of the keys taken, and the weights of the share's keys.
 ///
 /// # Safety
-/// As [`run`], behind it; the weights are settled.
+/// As [`run`], behind it; the words and weights are the thread's.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 pub(super) unsafe fn write_heavy(
@@ -709,25 +751,38 @@ pub(super) unsafe fn write_heavy(
     regions: &Regions,
     place: &Place,
     plan: &Plan,
+    share_end: u32,
     taken: &Taken,
     positions: Out<i32>,
     listed: Out<u16>,
     weights: Out<f32>,
 ) {
+    let bitmap = shared(plan, at::bitmap(plan.num_blocks));
     let heavy_at = place.row as usize * shape.list_stride as usize + regions.sink_end as usize;
-    // SAFETY: the caller's; slots count the keys taken before.
-    unsafe {
-        write_words(
-            shape,
-            regions,
-            place,
-            shared(plan, at::bitmap(plan.num_blocks)),
-            words_of_thread(taken.num_words),
-            taken.first_key,
-            heavy_at + taken.before as usize,
-            positions,
-            listed,
-            weights,
-        );
+    let mut slot = heavy_at + taken.before as usize;
+    for i in words_of_thread(taken.num_words) {
+        // SAFETY: the caller's; slots count the keys taken before.
+        unsafe {
+            let bits = bitmap.get(i);
+            let key = taken.first_key + i * 32;
+            let position = shape.init_offset + key;
+            if shape.weights_stride != 0 {
+                for half in 0..2 {
+                    let first = half * KEYS_PER_WORD;
+                    if key + first < share_end {
+                        let fixed = fixed_bits(regions, position + first);
+                        let wanted = bits >> first & 0xffff | fixed;
+                        let word = (key + first) / KEYS_PER_WORD;
+                        change(shape, place, word, wanted, listed, weights);
+                    }
+                }
+            }
+            let mut rest = bits;
+            while rest != 0 {
+                positions.set(slot, (position + rest.trailing_zeros()) as i32);
+                rest &= rest - 1;
+                slot += 1;
+            }
+        }
     }
 }

@@ -206,10 +206,10 @@ pub mod cluster_layout {
     /// Before the filter's table: the query, the new key, and the nearest centroids to parts of it, two words each.
     pub const QUERY: u32 = 0;
 
-    /// Doubtful keys that a block has room for of each of `num_blocks`, at most one a thread.
+    /// Doubtful keys that a block has room for of each of `num_blocks`.
     #[inline(always)]
     pub fn max_doubtful(num_blocks: u32) -> u32 {
-        if num_blocks > 4 { 512 } else { THREADS }
+        if num_blocks > 4 { 1024 } else { 2048 }
     }
 
     /// Ranks of the doubtful keys of each block of the row, two words each.
@@ -351,7 +351,7 @@ macro_rules! select_kernel {
                             &shape, &regions, place.row, place.block, plan.num_blocks, weights,
                         );
                         if shape.weights_stride != 0 {
-                            output::settle(&shape, &regions, &place, listed, weights);
+                            output::settle(&shape, &regions, &place, 0..0, listed, weights);
                         }
                     }
                     let ticket = finish_by_last_block(
@@ -411,7 +411,7 @@ kernel! {
         // around barriers are the same in the whole block, those around barriers of the cluster in all of it.
         unsafe {
             // Nothing is handed to a block that has not begun.
-            cluster::arrive();
+            cluster::arrive_relaxed();
             if thread::thread_idx_x() == 0 {
                 let seq_len = seq_lens.get_relaxed(place().row as usize);
                 figures().set(figure::SEQ_LEN, seq_len + new_tokens);
@@ -446,7 +446,8 @@ kernel! {
                     &shape, &regions, place.row, place.block, plan.num_blocks, weights,
                 );
                 if shape.weights_stride != 0 {
-                    output::settle(&shape, &regions, &place, listed, weights);
+                    let candidates = clustered::candidate_words(&shape, &regions);
+                    output::settle(&shape, &regions, &place, candidates, listed, weights);
                 }
             }
             cluster::wait();
@@ -462,13 +463,17 @@ kernel! {
             match taken {
                 Some(taken) => {
                     clustered::write_heavy(
-                        &shape, &regions(), &place(), &plan, &taken, positions, listed, weights,
+                        &shape, &regions(), &place(), &plan, scan().end, &taken, positions, listed,
+                        weights,
                     );
                     if place().block == 0 && thread::thread_idx_x() == 0 {
                         seq_lens.set_relaxed(place().row as usize, seq_len());
                     }
                 }
                 None => {
+                    if shape.weights_stride != 0 {
+                        output::settle(&shape, &regions(), &place(), 0..0, listed, weights);
+                    }
                     let list = List::new(&plan);
                     let heavy_k = regions().heavy_k(shape.heavy);
                     let words = scan().prefetch();
@@ -713,9 +718,9 @@ mod counts {
         + EXCHANGE_BARRIERS
         + CUT_BARRIERS
         + OUTPUT_BARRIERS;
-    // An entry's shuffle, a new key's two for each eight components, and the two that choose the nearest of a warp's, in four
-    // forms; the nearest of a sub-vector's; the extremes' two, the table's rows; three block sums and two of warps.
-    pub(super) const CLUSTERED_WARP: u32 = (4 + 2 * (1 + 2 + 4 + 8) + 4 * 2) * ONE
+    // In four forms: an entry's shuffle, a new key's two for each eight components, and the
+    // two that choose the nearest of a warp's; the nearest of a sub-vector's; the extremes' two, the table's rows; three block sums and two of warps.
+    pub(super) const CLUSTERED_WARP: u32 = (4 * 3 + 2 * (1 + 2 + 4 + 8)) * ONE
         + REDUCE_MAX_U64
         + 2 * ONE
         + 8 * ONE

@@ -1,8 +1,10 @@
 //! The heavy entries of the list, ascending, and the weights.
 
+use core::ops::Range;
+
 use super::survivors::{Cut, List};
 use super::{KEYS_PER_WORD, Place, Plan, THREADS, layout};
-use crate::device::shared::{SharedArray, dynamic_shared_mem};
+use crate::device::shared::dynamic_shared_mem;
 use crate::device::{block, thread};
 use crate::kernel::Out;
 use crate::step::{Regions, StepShape};
@@ -10,7 +12,7 @@ use crate::weights::LISTED;
 
 /// Bits of the sixteen keys from position `position` on that are listed whatever their scores.
 #[inline(always)]
-fn fixed_bits(regions: &Regions, position: u32) -> u32 {
+pub(super) fn fixed_bits(regions: &Regions, position: u32) -> u32 {
     let below = |bound: u32| (1 << bound.saturating_sub(position).min(KEYS_PER_WORD)) - 1;
     let seq_end = below(regions.seq_len);
     if regions.list_all {
@@ -21,7 +23,7 @@ fn fixed_bits(regions: &Regions, position: u32) -> u32 {
 }
 
 /// Leaves in the block's share of the weights those that do not depend on scores: others that the last step
-/// set are cleared, and the row's last block sets anew what it takes.
+/// set are cleared, and the row's last block sets anew what it takes. The words `but` are left alone.
 ///
 /// # Safety
 /// The buffers are as the kernel's documentation says.
@@ -30,30 +32,51 @@ pub(super) unsafe fn settle(
     shape: &StepShape,
     regions: &Regions,
     place: &Place,
+    but: Range<u32>,
     listed: Out<u16>,
     weights: Out<f32>,
 ) {
     let num_words = shape.code_capacity / KEYS_PER_WORD;
-    let words_at = place.row as usize * num_words as usize;
-    let row_at = place.row as usize * shape.weights_stride as usize;
     let mut word = place.block * THREADS + thread::thread_idx_x();
     while word < num_words {
-        let position = shape.init_offset + word * KEYS_PER_WORD;
-        let fixed = fixed_bits(regions, position);
-        // SAFETY: the word and the weights of its keys are this thread's until the block takes its ticket.
-        unsafe {
-            let mut changed = u32::from(listed.get_relaxed(words_at + word as usize)) ^ fixed;
-            if changed != 0 {
-                listed.set_relaxed(words_at + word as usize, fixed as u16);
-            }
-            while changed != 0 {
-                let i = changed.trailing_zeros();
-                changed &= changed - 1;
-                let weight = if fixed >> i & 1 == 1 { LISTED } else { 0.0 };
-                weights.set_relaxed(row_at + (position + i) as usize, weight);
-            }
+        if !but.contains(&word) {
+            let fixed = fixed_bits(regions, shape.init_offset + word * KEYS_PER_WORD);
+            // SAFETY: the word and the weights of its keys are this thread's until the block takes its ticket.
+            unsafe { change(shape, place, word, fixed, listed, weights) };
         }
         word += place.num_blocks * THREADS;
+    }
+}
+
+/// Makes the keys of word `word` with a weight those of `wanted`.
+///
+/// # Safety
+/// The buffers are as the kernel's documentation says; the word and the weights of its keys are this thread's.
+#[inline(always)]
+pub(super) unsafe fn change(
+    shape: &StepShape,
+    place: &Place,
+    word: u32,
+    wanted: u32,
+    listed: Out<u16>,
+    weights: Out<f32>,
+) {
+    let row = place.row as usize;
+    let at = row * (shape.code_capacity / KEYS_PER_WORD) as usize + word as usize;
+    let weights_at =
+        row * shape.weights_stride as usize + (shape.init_offset + word * KEYS_PER_WORD) as usize;
+    // SAFETY: the caller's.
+    unsafe {
+        let mut changed = u32::from(listed.get_relaxed(at)) ^ wanted;
+        if changed != 0 {
+            listed.set_relaxed(at, wanted as u16);
+        }
+        while changed != 0 {
+            let i = changed.trailing_zeros();
+            changed &= changed - 1;
+            let weight = if wanted >> i & 1 == 1 { LISTED } else { 0.0 };
+            weights.set_relaxed(weights_at + i as usize, weight);
+        }
     }
 }
 
@@ -116,76 +139,41 @@ pub(super) unsafe fn write_heavy(
             let (through, all_taken) =
                 block::inclusive_sum(taken, dynamic_shared_mem(layout::SUMS));
             if taken != 0 {
-                let slot = heavy_at + (before + through - taken) as usize;
-                write_words(
-                    shape,
-                    regions,
-                    place,
-                    bitmap,
-                    start..end,
-                    first_word * 32,
-                    slot,
-                    positions,
-                    listed,
-                    weights,
-                );
+                let mut slot = heavy_at + (before + through - taken) as usize;
+                for i in start..end {
+                    let bits = bitmap.get(i);
+                    let key = (first_word + i) * 32;
+                    let position = shape.init_offset + key;
+                    let mut rest = bits;
+                    while rest != 0 {
+                        let heavy = position + rest.trailing_zeros();
+                        rest &= rest - 1;
+                        positions.set(slot, heavy as i32);
+                        slot += 1;
+                        if shape.weights_stride != 0 {
+                            let row_at = place.row as usize * shape.weights_stride as usize;
+                            weights.set_relaxed(row_at + heavy as usize, LISTED);
+                        }
+                    }
+                    if shape.weights_stride != 0 && bits != 0 {
+                        let row_words = (shape.code_capacity / KEYS_PER_WORD) as usize;
+                        let word_at =
+                            place.row as usize * row_words + (key / KEYS_PER_WORD) as usize;
+                        for half in 0..2 {
+                            let bits = bits >> (half * KEYS_PER_WORD) & 0xffff;
+                            if bits != 0 {
+                                let fixed = fixed_bits(regions, position + half * KEYS_PER_WORD);
+                                let word = (bits | fixed) as u16;
+                                listed.set_relaxed(word_at + half as usize, word);
+                            }
+                        }
+                    }
+                }
             }
             before += all_taken;
             first_word += words;
             // The next keys' bits take the place of those that threads still write.
             thread::sync_threads();
-        }
-    }
-}
-
-/// Writes the positions of the keys in words `words` of `bitmap`, from `slot` on, and their weights. The bitmap's first
-/// key is `first_key`, a multiple of [`KEYS_PER_WORD`].
-///
-/// # Safety
-/// The words are written, a barrier ago; their keys, and as many entries of the list, are this thread's.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-pub(super) unsafe fn write_words(
-    shape: &StepShape,
-    regions: &Regions,
-    place: &Place,
-    bitmap: SharedArray<u32>,
-    words: core::ops::Range<u32>,
-    first_key: u32,
-    mut slot: usize,
-    positions: Out<i32>,
-    listed: Out<u16>,
-    weights: Out<f32>,
-) {
-    for i in words {
-        // SAFETY: the caller's.
-        unsafe {
-            let bits = bitmap.get(i);
-            let key = first_key + i * 32;
-            let position = shape.init_offset + key;
-            let mut rest = bits;
-            while rest != 0 {
-                let heavy = position + rest.trailing_zeros();
-                rest &= rest - 1;
-                positions.set(slot, heavy as i32);
-                slot += 1;
-                if shape.weights_stride != 0 {
-                    let row_at = place.row as usize * shape.weights_stride as usize;
-                    weights.set_relaxed(row_at + heavy as usize, LISTED);
-                }
-            }
-            if shape.weights_stride != 0 && bits != 0 {
-                let row_words = (shape.code_capacity / KEYS_PER_WORD) as usize;
-                let word_at = place.row as usize * row_words + (key / KEYS_PER_WORD) as usize;
-                for half in 0..2 {
-                    let bits = bits >> (half * KEYS_PER_WORD) & 0xffff;
-                    if bits != 0 {
-                        let fixed = fixed_bits(regions, position + half * KEYS_PER_WORD);
-                        let word = (bits | fixed) as u16;
-                        listed.set_relaxed(word_at + half as usize, word);
-                    }
-                }
-            }
         }
     }
 }
