@@ -163,6 +163,9 @@ impl Way {
             Kernel::Tuples | Kernel::TuplesReference => {
                 let sharing = blocks - 1.0;
                 let waiting = (blocks / 2.0).ceil() - 1.0;
+                // What all blocks together ask of the caches, whatever multiprocessor they are on.
+                let rows = f64::from(load.rows) / f64::from(multiprocessors);
+                let all = rows * f64::from(self.num_blocks);
                 vec![
                     ("launch", 1.0),
                     ("keys", keys),
@@ -173,6 +176,8 @@ impl Way {
                     ("table", blocks * table),
                     ("weights", blocks * weighed),
                     ("heavy", heavy),
+                    ("all blocks", all),
+                    ("all keys", all * keys),
                 ]
             }
         }

@@ -14,259 +14,263 @@ pub(super) static COSTS: [Costs; 17] = [
         us: Cow::Borrowed(&[
             57.24, // launches
             0.0, // row
-            0.6006, // table
-            0.5337, // keys
-            0.1271, // looks
-            0.3416, // weights
-            4.207, // heavy
+            0.6111, // table
+            0.5523, // keys
+            0.1255, // looks
+            0.3065, // weights
+            2.738, // heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(1),
         us: Cow::Borrowed(&[
-            21.46, // launch
-            19.21, // block
+            21.39, // launch
+            19.23, // block
             0.0, // table
-            1.12, // keys
+            1.116, // keys
             0.0, // looks
-            0.01175, // weights
+            0.02009, // weights
             0.0, // heavy
             0.0, // exchange
-            0.0189, // exchanged
-            5.024, // exchanged heavy
+            0.01704, // exchanged
+            5.042, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(2),
         us: Cow::Borrowed(&[
-            7.079, // launch
-            7.282, // block
-            0.163, // table
-            0.7267, // keys
+            8.373, // launch
+            5.789, // block
+            0.1714, // table
+            0.6167, // keys
             0.0, // looks
             0.0, // weights
-            4.239, // heavy
-            0.4236, // exchange
+            14.62, // heavy
+            0.2694, // exchange
             0.0, // exchanged
-            2.563, // exchanged heavy
+            1.67, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(3),
         us: Cow::Borrowed(&[
-            4.232, // launch
-            6.3, // block
-            0.0, // table
-            0.0, // keys
-            0.2785, // looks
+            4.411, // launch
+            0.0, // block
+            4.202, // table
+            0.8276, // keys
+            0.0, // looks
             0.0, // weights
-            17.43, // heavy
-            2.854, // exchange
-            0.1278, // exchanged
-            1.209, // exchanged heavy
+            17.49, // heavy
+            2.84, // exchange
+            0.1223, // exchanged
+            1.214, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(4),
         us: Cow::Borrowed(&[
-            6.37, // launch
-            7.324, // block
-            0.1098, // table
-            0.5485, // keys
+            6.103, // launch
+            7.69, // block
+            0.09276, // table
+            0.5563, // keys
             0.0, // looks
             0.0, // weights
-            11.45, // heavy
+            11.26, // heavy
             0.0, // exchange
-            0.02226, // exchanged
-            1.312, // exchanged heavy
+            0.02353, // exchanged
+            1.341, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(8),
         us: Cow::Borrowed(&[
-            3.304, // launch
-            10.02, // block
-            0.03967, // table
-            0.849, // keys
+            3.325, // launch
+            9.798, // block
+            0.04064, // table
+            0.8543, // keys
             0.0, // looks
             0.0, // weights
-            4.333, // heavy
+            3.92, // heavy
             0.0, // exchange
-            0.1188, // exchanged
-            1.412, // exchanged heavy
+            0.1237, // exchanged
+            1.44, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(16),
         us: Cow::Borrowed(&[
-            4.204, // launch
-            8.489, // block
-            0.05321, // table
-            1.171, // keys
+            4.548, // launch
+            8.454, // block
+            0.06236, // table
+            1.158, // keys
             0.0, // looks
             0.0, // weights
-            6.266, // heavy
-            0.6112, // exchange
-            0.132, // exchanged
-            0.9945, // exchanged heavy
+            5.442, // heavy
+            0.4686, // exchange
+            0.1147, // exchanged
+            1.063, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(32),
         us: Cow::Borrowed(&[
-            4.32, // launch
-            5.356, // block
-            0.3287, // table
-            1.737, // keys
+            4.224, // launch
+            5.38, // block
+            0.3269, // table
+            1.741, // keys
             0.0, // looks
             0.0, // weights
-            14.63, // heavy
-            1.871, // exchange
-            0.2872, // exchanged
-            0.08191, // exchanged heavy
+            14.55, // heavy
+            1.834, // exchange
+            0.2895, // exchanged
+            0.0862, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: None,
         us: Cow::Borrowed(&[
-            4.202, // launch
-            8.024, // block
-            0.1081, // table
-            0.7023, // keys
-            0.03054, // looks
-            0.0, // weights
-            4.159, // heavy
+            0.0, // launch
+            6.18, // block
+            0.1827, // table
+            1.206, // keys
+            0.007714, // looks
+            0.1796, // weights
+            0.0, // heavy
             0.0, // exchange
-            0.3564, // exchanged
-            1.257, // exchanged heavy
+            1.031, // exchanged
+            0.9814, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Filtered,
         num_subvectors: Some(8),
         us: Cow::Borrowed(&[
-            3.49, // launch
-            11.51, // block
-            0.07547, // table
-            0.3186, // keys
+            3.623, // launch
+            11.24, // block
+            0.07643, // table
+            0.3217, // keys
             0.0, // looks
-            0.00463, // weights
-            4.448, // heavy
+            0.008605, // weights
+            4.345, // heavy
             0.0, // exchange
-            0.03244, // exchanged
-            1.126, // exchanged heavy
+            0.03957, // exchanged
+            1.125, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Filtered,
         num_subvectors: Some(16),
         us: Cow::Borrowed(&[
-            4.162, // launch
-            10.56, // block
-            0.06782, // table
-            0.5087, // keys
+            3.831, // launch
+            10.88, // block
+            0.07555, // table
+            0.5389, // keys
             0.0, // looks
             0.0, // weights
-            10.02, // heavy
-            0.0, // exchange
-            0.1234, // exchanged
-            0.6105, // exchanged heavy
+            6.495, // heavy
+            0.2282, // exchange
+            0.1115, // exchanged
+            0.8032, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Filtered,
         num_subvectors: None,
         us: Cow::Borrowed(&[
-            3.875, // launch
-            10.85, // block
-            0.07195, // table
-            0.02142, // keys
-            0.03242, // looks
-            0.0, // weights
-            8.533, // heavy
+            3.814, // launch
+            11.04, // block
+            0.07611, // table
+            0.07403, // keys
+            0.02996, // looks
+            0.0003334, // weights
+            5.452, // heavy
             0.0, // exchange
-            0.07622, // exchanged
-            0.8215, // exchanged heavy
+            0.08273, // exchanged
+            0.9514, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Clustered,
         num_subvectors: Some(8),
         us: Cow::Borrowed(&[
-            4.156, // launch
-            7.749, // wave
-            0.2206, // table
-            0.2188, // keys
+            2.376, // launch
+            12.71, // wave
+            0.0134, // table
+            0.1264, // keys
             0.0, // looks
-            0.0362, // weights
-            1.951, // heavy
-            0.6484, // exchanged
+            0.0, // weights
+            2.898, // heavy
+            0.3229, // exchanged
         ]),
     },
     Costs {
         kernel: Kernel::Clustered,
         num_subvectors: Some(16),
         us: Cow::Borrowed(&[
-            3.164, // launch
-            8.823, // wave
-            0.2627, // table
-            0.2198, // keys
+            1.848, // launch
+            10.23, // wave
+            0.219, // table
+            0.4216, // keys
             0.0, // looks
-            0.0, // weights
-            15.04, // heavy
-            0.6084, // exchanged
+            0.01014, // weights
+            2.213, // heavy
+            0.9411, // exchanged
         ]),
     },
     Costs {
         kernel: Kernel::Clustered,
         num_subvectors: None,
         us: Cow::Borrowed(&[
-            3.696, // launch
-            8.0, // wave
-            0.2123, // table
+            1.627, // launch
+            12.24, // wave
+            0.05692, // table
             0.0, // keys
-            0.03286, // looks
+            0.0259, // looks
             0.0, // weights
-            1.941, // heavy
-            0.7769, // exchanged
+            1.404, // heavy
+            0.556, // exchanged
         ]),
     },
     Costs {
         kernel: Kernel::Tuples,
         num_subvectors: None,
         us: Cow::Borrowed(&[
-            6.428, // launch
-            0.091, // keys
-            0.4173, // sharing block
+            6.225, // launch
+            0.001147, // keys
+            0.0, // sharing block
             0.0, // sharing keys
-            4.373, // waiting block
+            4.411, // waiting block
             0.0, // waiting keys
-            0.259, // table
+            0.08852, // table
             0.0, // weights
             0.0, // heavy
+            0.07242, // all blocks
+            0.151, // all keys
         ]),
     },
     Costs {
         kernel: Kernel::TuplesReference,
         num_subvectors: None,
         us: Cow::Borrowed(&[
-            6.337, // launch
-            0.06511, // keys
-            2.026, // sharing block
+            6.036, // launch
+            0.05606, // keys
+            0.9218, // sharing block
             0.0, // sharing keys
-            1.4, // waiting block
-            0.03183, // waiting keys
+            1.606, // waiting block
+            0.02579, // waiting keys
             0.0, // table
-            0.02018, // weights
-            0.2621, // heavy
+            0.02566, // weights
+            0.3832, // heavy
+            0.9624, // all blocks
+            0.0, // all keys
         ]),
     },
 ];
