@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::device_compiler::DeviceCompiler;
-use crate::{build_ptx, check_ptx, python, workspace};
+use crate::{build_ptx, check_ptx, heuristics, python, workspace};
 
 /// What a step came to, when it did not fail.
 enum Outcome {
@@ -15,7 +15,7 @@ enum Outcome {
 
 type Step = (&'static str, fn() -> Result<Outcome>);
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     ("fmt", || cargo("fmt --all --check")),
     ("clippy", || {
         cargo("clippy --workspace --all-targets -- -D warnings")
@@ -30,6 +30,7 @@ const STEPS: [Step; 11] = [
         Err(_) => Ok(Outcome::Skipped("no device compiler")),
     }),
     ("check-ptx", || passed(check_ptx::run())),
+    ("heuristics --check", || passed(heuristics::run(true))),
     ("doc", || {
         let mut command = workspace::cargo();
         command

@@ -514,6 +514,11 @@ mod tests {
     }
 
     #[test]
+    fn the_committed_table_is_made_of_the_committed_measurements() {
+        run(true).unwrap();
+    }
+
+    #[test]
     fn names_are_those_of_the_files() {
         for kernel in Kernel::ALL {
             let name = serde_json::to_value(kernel).unwrap();
