@@ -295,7 +295,7 @@ fn in_words(variant: Variant) -> String {
     match variant {
         Variant::Staged => "staged".into(),
         Variant::Survivors(plan) if plan.is_clustered() => {
-            format!("survivors {} clustered", plan.num_blocks)
+            format!("clustered {}", plan.num_blocks)
         }
         Variant::Survivors(plan) => format!("survivors {}", plan.num_blocks),
         Variant::Tuples(blocks) => format!("tuples {}", blocks.num_blocks),
