@@ -52,7 +52,9 @@ fn main() -> ExitCode {
             stage("select_survivors_filtered", select_survivors_filtered, 40);
         }
         if sim::text(file).contains(".entry select_survivors_clustered(") {
-            stage("select_survivors_clustered", select_survivors_clustered, 60);
+            stage("select_survivors_clustered", select_survivors_clustered, 80);
+            let name = "select_survivors_clustered_very_long";
+            stage(name, select_survivors_clustered_very_long, 6);
         }
         trials.push(Trial::test(
             format!("{file}::a_barrier_taken_away_is_missed"),
@@ -253,7 +255,12 @@ fn select_survivors_long(file: &'static str, cases: u32) -> Result<(), Failed> {
 
 /// The same on rows whose bitmap of keys taken is made in several parts, of more words than a block has threads.
 fn select_survivors_very_long(file: &'static str, cases: u32) -> Result<(), Failed> {
-    select_cases(file, cases, step_of(Just(8), 66_000..140_000), plan)
+    select_cases(
+        file,
+        cases,
+        step_of(Just(8), 1..3usize, 66_000..140_000),
+        plan,
+    )
 }
 
 /// The same for formats that have a filter; half of the plans do.
@@ -266,7 +273,21 @@ fn select_survivors_filtered(file: &'static str, cases: u32) -> Result<(), Faile
 
 /// The same with a row's blocks as a cluster.
 fn select_survivors_clustered(file: &'static str, cases: u32) -> Result<(), Failed> {
-    let steps = prop_oneof![step(true), long_step()];
+    let long = step_of(select(&[8usize, 16]), select(&[8usize, 16]), 5000..50_000);
+    clustered_cases(file, cases, prop_oneof![2 => step(true), 1 => long])
+}
+
+/// The same on rows of which a thread writes several words of the bitmap.
+fn select_survivors_clustered_very_long(file: &'static str, cases: u32) -> Result<(), Failed> {
+    let steps = step_of(Just(8), select(&[8usize, 16]), 66_000..140_000);
+    clustered_cases(file, cases, steps)
+}
+
+fn clustered_cases(
+    file: &'static str,
+    cases: u32,
+    steps: impl Strategy<Value = (StepCase, u64)>,
+) -> Result<(), Failed> {
     let is_clustered = |(case, _): &(StepCase, u64)| {
         let shape = &case.shape;
         matches!(shape.num_subvectors, 8 | 16)
@@ -362,12 +383,13 @@ fn select_cases(
 
 /// One row of up to 50,000 keys, of every number of codes that has its own loop.
 fn long_step() -> impl Strategy<Value = (StepCase, u64)> {
-    step_of(select(&[2usize, 3, 4, 8, 16, 32]), 5000..50_000)
+    step_of(select(&[2usize, 3, 4, 8, 16, 32]), 1..3usize, 5000..50_000)
 }
 
-/// One row of so many keys.
+/// One row of so many keys, with sub-vectors of so many components.
 fn step_of(
     subvectors: impl Strategy<Value = usize>,
+    sub_dims: impl Strategy<Value = usize>,
     keys: std::ops::Range<usize>,
 ) -> impl Strategy<Value = (StepCase, u64)> {
     let palettes = select(&[
@@ -379,7 +401,7 @@ fn step_of(
         Palette::Strewn,
         Palette::Special,
     ]);
-    let format = (subvectors, 1..9u32, 1..3usize);
+    let format = (subvectors, 1..9u32, sub_dims);
     let heavy = prop_oneof![1..200usize, 200..3000usize];
     let fills = (palettes.clone(), palettes, any::<u64>(), any::<u64>());
     (format, heavy, keys, 1..40usize, fills).prop_map(
