@@ -64,10 +64,18 @@ fn main() -> ExitCode {
     let mut trials = vec![Trial::test("training_calls_no_driver", move || {
         training(&driver).map_err(Failed::from)
     })];
-    for (variant, name) in scenario::variants(GPU).into_iter().enumerate() {
-        let Some(name) = name_of(name) else { continue };
+    let of_format = |is_wide| {
+        scenario::set_wide(is_wide);
+        let variants = scenario::variants(GPU).into_iter().enumerate();
+        variants.map(move |(i, variant)| (is_wide, i, variant))
+    };
+    for (is_wide, variant, name) in of_format(false).chain(of_format(true)) {
+        let Some(name) = name_of(name, is_wide) else {
+            continue;
+        };
         let mut add = |what: &str, scenario, stays, codes: &'static [u32]| {
             let job = Job {
+                is_wide,
                 variant,
                 scenario,
                 code: 0,
@@ -114,8 +122,13 @@ fn main() -> ExitCode {
 
 /// What trials call the variants. Of several numbers of blocks one that is more than one: all are
 /// launched alike.
-fn name_of(variant: Variant) -> Option<&'static str> {
+fn name_of(variant: Variant, is_wide: bool) -> Option<&'static str> {
     match variant {
+        // Of the wide format what the other does not have.
+        Variant::Survivors(plan) if is_wide && plan.num_blocks == 2 && plan.is_clustered() => {
+            Some("clustered")
+        }
+        _ if is_wide => None,
         Variant::Staged => Some("staged"),
         Variant::Survivors(plan) if plan.num_blocks == 2 => Some("survivors"),
         Variant::Survivors(_) => None,
@@ -136,6 +149,8 @@ fn training(driver: &SimDriver) -> Result<(), String> {
 /// Faults of one kind in one scenario; the work of one process.
 #[derive(Debug, Clone)]
 struct Job {
+    /// Whether keys have many codes.
+    is_wide: bool,
     /// An index of the variants.
     variant: usize,
     /// Its number in [`SCENARIOS`].
@@ -150,6 +165,7 @@ struct Job {
 impl Job {
     fn show(&self) -> String {
         let Job {
+            is_wide,
             variant,
             scenario,
             code,
@@ -157,25 +173,27 @@ impl Job {
             calls,
         } = self;
         let calls: Vec<_> = calls.iter().map(u64::to_string).collect();
-        let (stays, calls) = (u8::from(*stays), calls.join(" "));
-        format!("{variant} {scenario} {code} {stays} {calls}")
+        let (is_wide, stays, calls) = (u8::from(*is_wide), u8::from(*stays), calls.join(" "));
+        format!("{is_wide} {variant} {scenario} {code} {stays} {calls}")
     }
 
     fn parse(text: &str) -> Self {
         let words = text.split_whitespace();
         let numbers: Vec<u64> = words.map(|word| word.parse().expect("a number")).collect();
         Job {
-            variant: numbers[0] as usize,
-            scenario: numbers[1] as usize,
-            code: numbers[2] as u32,
-            stays: numbers[3] == 1,
-            calls: numbers[4..].to_vec(),
+            is_wide: numbers[0] == 1,
+            variant: numbers[1] as usize,
+            scenario: numbers[2] as usize,
+            code: numbers[3] as u32,
+            stays: numbers[4] == 1,
+            calls: numbers[5..].to_vec(),
         }
     }
 
     /// The work itself; a line for each call or fault.
     fn run(&self, driver: &SimDriver) -> Result<(), String> {
         let scenario = &SCENARIOS[self.scenario];
+        scenario::set_wide(self.is_wide);
         // What a lost context would have found does not matter.
         if scenario.ops.contains(&Op::Train) && !keysieve_libcuda::is_fatal(self.code) {
             scenario::prepare(GPU);

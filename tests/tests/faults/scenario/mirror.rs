@@ -3,7 +3,7 @@
 use keysieve::cuda::Variant;
 use keysieve::{Backend, KeyIndex, Selection, Selector};
 
-use super::{PQ, QO_HEADS, SELECT, keys, keys_data, queries, queries_data};
+use super::{QO_HEADS, SELECT, keys, keys_data, pq, queries, queries_data};
 
 /// What the CPU makes of the ops that succeeded.
 pub(super) struct Mirror {
@@ -44,10 +44,10 @@ impl Mirror {
         let capacity = index.capacity();
         let training_error = index.training_error();
         let mut parts = index.to_parts();
-        let stride = parts.num_codes * PQ.num_subvectors;
+        let stride = parts.num_codes * pq().num_subvectors;
         parts.num_codes -= 1;
         let groups = parts.codes.chunks(stride);
-        let kept = groups.flat_map(|codes| &codes[..stride - PQ.num_subvectors]);
+        let kept = groups.flat_map(|codes| &codes[..stride - pq().num_subvectors]);
         parts.codes = kept.copied().collect();
         let mut index = KeyIndex::from_parts(parts, capacity).expect("one token less");
         index

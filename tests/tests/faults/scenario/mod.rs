@@ -1,6 +1,7 @@
 //! All that a program does with a GPU, from opening it to letting go of it, beside the CPU's answers.
 
 mod caller;
+mod format;
 mod lists;
 mod mirror;
 mod ragged;
@@ -12,33 +13,27 @@ use std::thread;
 use keysieve::cuda::{CudaStages, Device, StepGraph, Variant};
 use keysieve::stages::Stages;
 use keysieve::{
-    Aggregation, Backend, Error, KeyIndex, Keys, Metric, PqConfig, Queries, SelectConfig, Selector,
-    TrainConfig,
+    Aggregation, Backend, Error, KeyIndex, Keys, Queries, SelectConfig, Selector, TrainConfig,
 };
 use keysieve_tests::device::step_shape;
 use keysieve_tests::oracle::Shape;
 use keysieve_tests::strategies::Fill;
 
 use self::caller::Caller;
+use self::format::{HEAD_DIM, PQ, head_dim, is_wide, pq};
 use self::mirror::Mirror;
 use self::ragged::Ragged;
-pub(crate) use self::{caller::CallerOp, lists::SCENARIOS, ragged::RaggedOp, training::prepare};
+pub(crate) use self::{
+    caller::CallerOp, format::set_wide, lists::SCENARIOS, ragged::RaggedOp, training::prepare,
+};
 
 const KV_HEADS: usize = 2;
 const QO_HEADS: usize = 2;
-const HEAD_DIM: usize = 8;
 const TOKENS: usize = 40;
 /// Room for the appends of [`WHOLE`].
 const FEW: usize = 20;
 /// More keys than are encoded by one launch.
 const MANY: usize = 1100;
-
-const PQ: PqConfig = PqConfig {
-    num_subvectors: 2,
-    bits: 3,
-    init_offset: 2,
-    metric: Metric::L2,
-};
 
 const SELECT: SelectConfig = SelectConfig {
     sink: 3,
@@ -104,34 +99,34 @@ pub(crate) struct World {
 
 /// A few keys and queries, others for other `seed`s.
 fn keys_data(seed: usize, tokens: usize) -> Vec<f32> {
-    Fill::usual(1000 + seed as u64).floats(KV_HEADS * tokens * HEAD_DIM)
+    Fill::usual(1000 + seed as u64).floats(KV_HEADS * tokens * head_dim())
 }
 
 fn queries_data(seed: usize) -> Vec<f32> {
-    Fill::usual(2000 + seed as u64).floats(QO_HEADS * HEAD_DIM)
+    Fill::usual(2000 + seed as u64).floats(QO_HEADS * head_dim())
 }
 
 fn keys(data: &[f32], tokens: usize) -> Keys<'_> {
-    Keys::new(data, [1, KV_HEADS, tokens, HEAD_DIM]).expect("the shape is right")
+    Keys::new(data, [1, KV_HEADS, tokens, head_dim()]).expect("the shape is right")
 }
 
 fn queries(data: &[f32]) -> Queries<'_> {
-    Queries::new(data, [1, QO_HEADS, 1, HEAD_DIM]).expect("the shape is right")
+    Queries::new(data, [1, QO_HEADS, 1, head_dim()]).expect("the shape is right")
 }
 
 /// The index that every scenario begins with, trained once, with room for `spare` more tokens.
 pub(crate) fn index(spare: usize) -> KeyIndex {
-    static INDEX: OnceLock<KeyIndex> = OnceLock::new();
+    static INDEX: [OnceLock<KeyIndex>; 2] = [OnceLock::new(), OnceLock::new()];
     let train = || {
-        let data = Fill::usual(1).floats(KV_HEADS * TOKENS * HEAD_DIM);
+        let data = Fill::usual(1).floats(KV_HEADS * TOKENS * head_dim());
         let training = TrainConfig {
             iterations: 3,
             seed: 0,
             ..TrainConfig::default()
         };
-        KeyIndex::train(&PQ, &training, keys(&data, TOKENS), TOKENS).expect("ordinary keys")
+        KeyIndex::train(&pq(), &training, keys(&data, TOKENS), TOKENS).expect("ordinary keys")
     };
-    let mut index = INDEX.get_or_init(train).clone();
+    let mut index = INDEX[usize::from(is_wide())].get_or_init(train).clone();
     index.reserve(TOKENS + spare).expect("not too many");
     index
 }
@@ -240,12 +235,12 @@ impl World {
             },
             Op::Rewind => self.step().rewind(1),
             Op::Drift => {
-                let tokens = TOKENS - PQ.init_offset;
+                let tokens = TOKENS - pq().init_offset;
                 let data = keys_data(0, tokens);
                 let keys = keys(&data, tokens);
                 // The CPU's only where it is needed: how long a call takes is measured.
-                let on_gpu = self.selector().drift(keys, PQ.init_offset);
-                if on_gpu.is_ok() && on_gpu != self.mirror.selector.drift(keys, PQ.init_offset) {
+                let on_gpu = self.selector().drift(keys, pq().init_offset);
+                if on_gpu.is_ok() && on_gpu != self.mirror.selector.drift(keys, pq().init_offset) {
                     return Err(format!("drift {on_gpu:?}, not the CPU's"));
                 }
                 on_gpu.map(drop)
@@ -296,9 +291,9 @@ impl World {
             num_kv_heads: KV_HEADS,
             group_size: QO_HEADS / KV_HEADS,
             num_queries: 1,
-            head_dim: HEAD_DIM,
-            num_subvectors: PQ.num_subvectors,
-            bits: PQ.bits,
+            head_dim: head_dim(),
+            num_subvectors: pq().num_subvectors,
+            bits: pq().bits,
             init_offset: 0,
             code_capacity: 0,
             sink: 0,
