@@ -33,39 +33,29 @@ pub(crate) unsafe fn encode(
 ) -> u8 {
     // SAFETY: the caller's.
     unsafe {
-        nearest(
-            shape,
-            group,
-            subvector,
-            0..shape.num_centroids(),
-            centroids,
-            half_norms,
-            new_keys,
-            key_at,
-            None,
+        encode_augmented(
+            shape, group, subvector, centroids, half_norms, new_keys, key_at, None,
         )
-        .index() as u8
     }
 }
 
-/// The nearest of the centroids `among`, with sub-vectors and centroids augmented if they are.
+/// [`encode`] with sub-vectors and centroids augmented.
 ///
 /// # Safety
-/// As [`encode`]; `among` are centroids of the sub-vector.
+/// As [`encode`].
 #[cfg(target_arch = "nvptx64")]
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-pub(crate) unsafe fn nearest(
+unsafe fn encode_augmented(
     shape: &StepShape,
     group: u32,
     subvector: u32,
-    among: core::ops::Range<u32>,
     centroids: In<f32>,
     half_norms: In<f32>,
     new_keys: In<f32>,
     key_at: usize,
     augmentation: Option<Augmentation>,
-) -> crate::codebook::Nearest {
+) -> u8 {
     use crate::codebook::{Nearest, accumulate, augmented_component, squared_norm};
     use crate::device::warp;
 
@@ -83,8 +73,8 @@ pub(crate) unsafe fn nearest(
         }
     });
     let mut nearest = Nearest::NONE;
-    let mut index = among.start + warp::lane_id();
-    while index < among.end {
+    let mut index = warp::lane_id();
+    while index < shape.num_centroids() {
         let centroid = first_centroid + index as usize;
         let centroid_at = centroid * sub_dim;
         // SAFETY: centroid < groups * m * 2^bits, and the key's sub-vector is the caller's promise;
@@ -127,7 +117,7 @@ pub(crate) unsafe fn nearest(
         index += 32;
     }
     // SAFETY: all lanes are here, as the caller promises.
-    Nearest::from_bits(unsafe { warp::reduce_max_u64(nearest.to_bits()) })
+    Nearest::from_bits(unsafe { warp::reduce_max_u64(nearest.to_bits()) }).index() as u8
 }
 
 /// Writes the code of sub-vector `subvector` of the key at `position`. Keys before `init_offset` have no
@@ -198,11 +188,10 @@ kernel! {
             // SAFETY: `task` is the same in all lanes of a warp, so all are here; key_at + sub_dim is
             // at most groups * new_tokens * head_dim.
             let code = unsafe {
-                nearest(
-                    &shape, group, subvector, 0..shape.num_centroids(), centroids, half_norms,
-                    new_keys, key_at, augmentation,
+                encode_augmented(
+                    &shape, group, subvector, centroids, half_norms, new_keys, key_at,
+                    augmentation,
                 )
-                .index() as u8
             };
 
             let position = sequence.seq_len + first_token + token;

@@ -9,8 +9,6 @@ use super::shared::SharedArray;
 unsafe extern "C" {
     #[link_name = "llvm.nvvm.read.ptx.sreg.cluster.ctarank"]
     fn ctarank() -> u32;
-    #[link_name = "llvm.nvvm.read.ptx.sreg.cluster.nctarank"]
-    fn nctarank() -> u32;
     #[link_name = "llvm.nvvm.read.ptx.sreg.clusterid.x"]
     fn clusterid_x() -> u32;
     #[link_name = "llvm.nvvm.barrier.cluster.arrive.aligned"]
@@ -33,13 +31,6 @@ pub fn idx_x() -> u32 {
 pub fn block_rank() -> u32 {
     // SAFETY: reads a special register.
     unsafe { ctarank() }
-}
-
-/// Blocks of the cluster.
-#[inline(always)]
-pub fn num_blocks() -> u32 {
-    // SAFETY: reads a special register.
-    unsafe { nctarank() }
 }
 
 /// Says that this thread is here; its writes before are seen by whoever has waited.
@@ -104,26 +95,11 @@ pub fn remote(array: SharedArray<u32>, rank: u32) -> RemoteArray {
 }
 
 impl RemoteArray {
-    /// Word `i`.
-    ///
-    /// # Safety
-    /// The other block wrote the word before a cluster barrier that this one has waited at, leaves it
-    /// alone until the next, and has not ended.
-    #[inline(always)]
-    pub unsafe fn get(self, i: u32) -> u32 {
-        let value: u32;
-        // SAFETY: the caller promises an initialised word of a live block.
-        unsafe {
-            asm!("ld.shared::cluster.b32 {}, [{}];", out(reg32) value,
-                 in(reg32) self.address + 4 * i, options(readonly, nostack, preserves_flags))
-        };
-        value
-    }
-
     /// Words `i..i + 4`.
     ///
     /// # Safety
-    /// As [`RemoteArray::get`] for each; array and `i` start at multiples of 4 words.
+    /// The other block wrote the words before a cluster barrier that this one has waited at, leaves them alone until
+    /// the next, and has not ended; array and `i` start at multiples of 4 words.
     #[inline(always)]
     pub unsafe fn get4(self, i: u32) -> [u32; 4] {
         let (a, b, c, d): (u32, u32, u32, u32);

@@ -18,7 +18,7 @@
 
 use super::filter::{self, counts};
 use super::output::{change, fixed_bits};
-use super::scan::Scan;
+use super::scan::{Scan, candidates};
 use super::survivors::figures;
 use super::{KEYS_PER_WORD, Place, Plan, TABLE_STRIDE, THREADS, cluster_layout as at, layout};
 use crate::bytes;
@@ -358,10 +358,10 @@ pub(super) unsafe fn run(
 /// Keys that the row wants by their scores, or 0 where deficits do not tell which.
 #[inline(always)]
 pub(super) fn wanted(shape: &StepShape, regions: &Regions, scan: &Scan) -> u32 {
-    let end = (regions.candidates_end - shape.init_offset).min(shape.code_capacity);
-    let num_candidates = end.saturating_sub(regions.candidates_start - shape.init_offset);
+    let candidates = candidates(shape, regions);
     let heavy_k = regions.heavy_k(shape.heavy);
-    if regions.list_all || scan.keys_per_vector == 0 || heavy_k >= num_candidates {
+    let wants_all = heavy_k >= candidates.end - candidates.start;
+    if regions.list_all || scan.keys_per_vector == 0 || wants_all {
         0
     } else {
         heavy_k
@@ -731,8 +731,7 @@ unsafe fn take(scan: &Scan, plan: &Plan, most: u32, cut: u64) -> u32 {
 /// Words of `listed` that have candidates: the blocks settle those of their shares.
 #[inline(always)]
 pub(super) fn candidate_words(shape: &StepShape, regions: &Regions) -> core::ops::Range<u32> {
-    let end = (regions.candidates_end - shape.init_offset).min(shape.code_capacity);
-    let start = (regions.candidates_start - shape.init_offset).min(end);
+    let core::ops::Range { start, end } = candidates(shape, regions);
     if start < end {
         start / KEYS_PER_WORD..end.div_ceil(KEYS_PER_WORD)
     } else {

@@ -230,8 +230,8 @@ pub(super) unsafe fn build_table(plan: &Plan, m: u32, bits: u32, scale: f32) {
 }
 
 /// Adds up the deficits of all keys of the share, which have `M` codes, and counts them. `V` (2 or 4) vectors of a thread
-/// are under way at once. `keep` is told the place of a
-/// vector's first key, counted from the first vector's, and the deficits of its keys.
+/// are under way at once. `keep` is told the place of a vector's first key, counted from the first vector's, and the
+/// deficits of its keys.
 ///
 /// # Safety
 /// As [`run`]; `words` are the first vector's, and the share has a candidate.

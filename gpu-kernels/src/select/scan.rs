@@ -1,5 +1,7 @@
 //! Scores of the block's share of the keys, and which of them survive.
 
+use core::ops::Range;
+
 use super::survivors::{Bound, Cut, Found, List, claim, figure, figures};
 use super::{Place, Plan, TABLE_STRIDE, THREADS, layout};
 use crate::device::shared::{SharedArray, dynamic_shared_mem};
@@ -15,6 +17,13 @@ const VECTOR: u32 = 16;
 const ALIGNMENT: u32 = 16;
 /// Keys that a block scores, at least, before it first raises the cut.
 const FIRST_KEYS: u32 = 2048;
+
+/// The row's candidates that have codes, as indices of codes.
+#[inline(always)]
+pub(super) fn candidates(shape: &StepShape, regions: &Regions) -> Range<u32> {
+    let end = (regions.candidates_end - shape.init_offset).min(shape.code_capacity);
+    (regions.candidates_start - shape.init_offset).min(end)..end
+}
 
 /// The block's share of the candidates, sixteen codes a vector; keys are indices of codes.
 pub(super) struct Scan {
@@ -36,8 +45,7 @@ impl Scan {
     #[inline(always)]
     pub(super) fn new(shape: &StepShape, regions: &Regions, place: &Place, codes: Out<u8>) -> Self {
         let m = shape.num_subvectors;
-        let end = (regions.candidates_end - shape.init_offset).min(shape.code_capacity);
-        let start = (regions.candidates_start - shape.init_offset).min(end);
+        let Range { start, end } = candidates(shape, regions);
         let all_first = start / ALIGNMENT * ALIGNMENT;
         let share = (end - all_first)
             .div_ceil(place.num_blocks)

@@ -13,13 +13,12 @@ use crate::step::StepShape;
 const THREADS_PER_ENTRY: u32 = 2;
 /// Entries that the block builds at a time.
 const ENTRIES: u32 = THREADS / THREADS_PER_ENTRY;
-/// Loads of a thread that are under way at once, when it builds a whole table.
+/// Loads of a thread that are under way at once.
 const LOADS: usize = 8;
 
 /// What the builders share.
 struct Builder {
-    /// End of the entries to build.
-    end: u32,
+    table_len: u32,
     bits: u32,
     sub_dim: usize,
     /// Where the group's centroids begin.
@@ -41,45 +40,9 @@ pub(super) unsafe fn build<R>(
     queries: In<f32>,
     meanwhile: impl Fn() -> R,
 ) -> R {
-    let table = || dynamic_shared_mem::<f32>(layout::TABLE);
-    // SAFETY: the caller's; an entry is written by one thread.
-    unsafe {
-        let result = build_entries::<LOADS, R>(
-            shape,
-            row,
-            plan,
-            0..shape.table_len(),
-            centroids,
-            queries,
-            meanwhile,
-            |at, entry| table().set(at, entry),
-        );
-        thread::sync_threads();
-        result
-    }
-}
-
-/// Builds the entries `entries`; `keep` is told the place of each in the table. A barrier must follow. `L` loads of a
-/// thread are under way at once, or as many as an entry needs.
-///
-/// # Safety
-/// As [`build`].
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-pub(super) unsafe fn build_entries<const L: usize, R>(
-    shape: &StepShape,
-    row: u32,
-    plan: &Plan,
-    entries: core::ops::Range<u32>,
-    centroids: In<f32>,
-    queries: In<f32>,
-    meanwhile: impl Fn() -> R,
-    keep: impl Fn(u32, f32),
-) -> R {
     let group = shape.group_of_row(row) as usize;
-    let start = entries.start;
     let builder = Builder {
-        end: entries.end,
+        table_len: shape.table_len(),
         bits: shape.bits,
         sub_dim: shape.sub_dim() as usize,
         centroids_at: group * shape.table_len() as usize * shape.sub_dim() as usize,
@@ -107,14 +70,15 @@ pub(super) unsafe fn build_entries<const L: usize, R>(
                 i += THREADS;
             }
         };
-        match builder.sub_dim {
-            8 => builder.vectors::<1, L, R>(start, load_query, meanwhile, keep),
-            16 => builder.vectors::<2, L, R>(start, load_query, meanwhile, keep),
-            32 if L > 4 => builder.vectors::<4, L, R>(start, load_query, meanwhile, keep),
-            32 => builder.vectors::<4, 4, R>(start, load_query, meanwhile, keep),
-            64 => builder.vectors::<8, 8, R>(start, load_query, meanwhile, keep),
-            _ => builder.any(start, load_query, meanwhile, keep),
-        }
+        let result = match builder.sub_dim {
+            8 => builder.vectors::<1, R>(load_query, meanwhile),
+            16 => builder.vectors::<2, R>(load_query, meanwhile),
+            32 => builder.vectors::<4, R>(load_query, meanwhile),
+            64 => builder.vectors::<8, R>(load_query, meanwhile),
+            _ => builder.any(load_query, meanwhile),
+        };
+        thread::sync_threads();
+        result
     }
 }
 
@@ -130,24 +94,23 @@ impl Builder {
     /// # Safety
     /// As [`build`].
     #[inline(always)]
-    unsafe fn vectors<const V: usize, const L: usize, R>(
+    unsafe fn vectors<const V: usize, R>(
         &self,
-        mut first: u32,
         load_query: impl Fn(),
         meanwhile: impl Fn() -> R,
-        keep: impl Fn(u32, f32),
     ) -> R {
         let part = (thread::thread_idx_x() % THREADS_PER_ENTRY) as usize;
         // SAFETY: the entry is the table's, so the reads are inside the buffer; sub-vectors are multiples
         // of 8 components long, so the vectors are aligned.
-        let load = |first: u32| -> [[f32; 4]; L] {
+        let load = |first: u32| -> [[f32; 4]; LOADS] {
             core::array::from_fn(|k| {
-                let entry = self.entry(first, k / V).min(self.end - 1) as usize;
+                let entry = self.entry(first, k / V).min(self.table_len - 1) as usize;
                 let at = self.centroids_at + entry * (LANES * V) + k % V * LANES + 4 * part;
                 unsafe { self.centroids.get4(at) }
             })
         };
-        let step = (L / V) as u32 * ENTRIES;
+        let step = (LOADS / V) as u32 * ENTRIES;
+        let mut first = 0;
         let mut loaded = load(first);
         let result = meanwhile();
         load_query();
@@ -158,25 +121,25 @@ impl Builder {
             loop {
                 macro_rules! entries {
                     ($($i:literal)*) => {
-                        $(if $i * V < L {
+                        $(if $i * V < LOADS {
                             let entry = self.entry(first, $i);
-                            let subvector = (entry.min(self.end - 1)) >> self.bits;
+                            let subvector = (entry.min(self.table_len - 1)) >> self.bits;
                             let mut sums = [0.0f32; 4];
                             for j in 0..V {
                                 let at = subvector * (LANES * V) as u32 + (j * LANES + 4 * part) as u32;
                                 let q = self.query.get4(at);
-                                let c = loaded[($i * V + j) % L];
+                                let c = loaded[($i * V + j) % LOADS];
                                 for (lane, sum) in sums.iter_mut().enumerate() {
                                     *sum = fma(q[lane], c[lane], *sum);
                                 }
                             }
-                            self.finish(entry, sums, &keep);
+                            self.finish(entry, sums);
                         })*
                     };
                 }
                 entries!(0 1 2 3 4 5 6 7);
                 first += step;
-                if first >= self.end {
+                if first >= self.table_len {
                     break;
                 }
                 loaded = load(first);
@@ -190,22 +153,17 @@ impl Builder {
     /// # Safety
     /// As [`build`].
     #[inline(always)]
-    unsafe fn any<R>(
-        &self,
-        mut first: u32,
-        load_query: impl Fn(),
-        meanwhile: impl Fn() -> R,
-        keep: impl Fn(u32, f32),
-    ) -> R {
+    unsafe fn any<R>(&self, load_query: impl Fn(), meanwhile: impl Fn() -> R) -> R {
         let part = (thread::thread_idx_x() % THREADS_PER_ENTRY) as usize;
         let result = meanwhile();
         load_query();
         // SAFETY: as in `vectors`.
         unsafe {
             thread::sync_threads();
-            while first < self.end {
+            let mut first = 0;
+            while first < self.table_len {
                 let entry = self.entry(first, 0);
-                let in_table = entry.min(self.end - 1);
+                let in_table = entry.min(self.table_len - 1);
                 let query_at = (in_table >> self.bits) * self.sub_dim as u32;
                 let centroid_at = self.centroids_at + in_table as usize * self.sub_dim;
                 let sums = partial_sums::<4>(
@@ -214,27 +172,28 @@ impl Builder {
                     |i| self.query.get(query_at + i as u32),
                     |i| self.centroids.get(centroid_at + i),
                 );
-                self.finish(entry, sums, &keep);
+                self.finish(entry, sums);
                 first += ENTRIES;
             }
         }
         result
     }
 
-    /// Adds the two threads' partial sums of an entry as the tree does, and has it kept.
+    /// Adds the two threads' partial sums of an entry as the tree does, and keeps it.
     ///
     /// # Safety
-    /// All lanes of the warp are here.
+    /// All lanes of the warp are here; the table has the shape's words.
     #[inline(always)]
-    unsafe fn finish(&self, entry: u32, [s0, s1, s2, s3]: [f32; 4], keep: &impl Fn(u32, f32)) {
+    unsafe fn finish(&self, entry: u32, [s0, s1, s2, s3]: [f32; 4]) {
         // ((0+1)+(2+3)) + ((4+5)+(6+7)): this thread's four, the neighbour's.
         let half = (s0 + s1) + (s2 + s3);
-        // SAFETY: the caller's.
+        // SAFETY: the caller's; an entry is written by one thread.
         unsafe {
             let other = f32::from_bits(warp::warp_shuffle_xor(half.to_bits(), 1));
-            if entry < self.end && thread::thread_idx_x() % THREADS_PER_ENTRY == 0 {
+            if entry < self.table_len && thread::thread_idx_x() % THREADS_PER_ENTRY == 0 {
                 let code = entry & ((1 << self.bits) - 1);
-                keep((entry >> self.bits) * TABLE_STRIDE + code, half + other);
+                let table = dynamic_shared_mem::<f32>(layout::TABLE);
+                table.set((entry >> self.bits) * TABLE_STRIDE + code, half + other);
             }
         }
     }
