@@ -11,6 +11,7 @@
 //! data      keys and queries
 //! check     the answer, by a plain loop
 //! cpu cuda  the measurements
+//! on_each   many shapes, one after the other
 //! suite     every named shape beside its target
 //! torch     the step of PyTorch, in the same run
 //! variants  every variant of the step, which the choice among them is fitted to
@@ -23,6 +24,7 @@ mod cpu;
 mod cuda;
 mod data;
 mod memory;
+mod on_each;
 mod plan;
 mod progress;
 mod report;

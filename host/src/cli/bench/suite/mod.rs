@@ -14,17 +14,16 @@ mod rows;
 
 use std::time::SystemTime;
 
+use keysieve::Backend;
 use keysieve::cuda::timing;
-use keysieve::{Backend, KeyIndex};
 
 use self::report::Suite;
+use super::Args;
 use super::cuda::COPY_BYTES;
-use super::data::Data;
-use super::plan::Plan;
+use super::on_each::on_each;
 use super::progress::Progress;
 use super::report::date;
-use super::shape::{SHAPES, Shape};
-use super::{Args, memory};
+use super::shape::SHAPES;
 use crate::cli;
 
 pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
@@ -37,30 +36,16 @@ pub(super) fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
 
     let mut rows = Vec::new();
     let mut reference = None;
-    let mut made: Option<(Shape, KeyIndex)> = None;
-    for shape in &SHAPES {
-        let plan = Plan::new(shape, args.warmup, args.runs, &backend)?;
-        memory::check(shape, plan.capacity, &backend)?;
-        let data = Data {
-            shape,
-            seed: args.seed,
-        };
-        // Shapes of the same keys follow each other.
-        let made_before = made.take().filter(|(other, _)| shape.has_keys_of(other));
-        let index = match made_before {
-            Some((_, index)) => index,
-            None => data.index(plan.tokens, plan.capacity, &progress)?,
-        };
-        let (row, bench) = rows::measure(&plan, &data, &device, &index, &progress)?;
+    on_each(&SHAPES, args, &backend, &progress, |plan, data, index| {
+        let (row, bench) = rows::measure(plan, data, &device, index, &progress)?;
         rows.push(row);
         if reference.is_none() {
             reference = Some(reference::measure(
-                bench, &plan, &data, &device, &index, &progress,
+                bench, plan, data, &device, index, &progress,
             )?);
         }
-        made = Some((shape.clone(), index));
-    }
-    drop(made);
+        Ok(())
+    })?;
     let parts = algorithm::measure(&SHAPES[0], args.seed, &device, &progress)?;
     let suite = Suite {
         device: device.name().to_owned(),

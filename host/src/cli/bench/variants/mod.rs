@@ -19,12 +19,13 @@ pub(super) use self::grid::grid;
 use self::report::Report;
 use super::cuda::{Bench, step_of};
 use super::data::Data;
+use super::on_each::on_each;
 use super::plan::Plan;
 use super::progress::Progress;
 use super::report::date;
 use super::shape::Shape;
 use super::stats::median;
-use super::{Args, check, cpu, memory};
+use super::{Args, check, cpu};
 use crate::cli;
 
 /// Times that the replays of a variant are timed; the median counts.
@@ -70,24 +71,10 @@ pub(super) fn run(shapes: &[Shape], args: &Args, quiet: bool) -> anyhow::Result<
     let backend = Backend::Cuda(device.clone());
     let progress = Progress::new(quiet);
     let mut measured = Vec::with_capacity(shapes.len());
-    let mut made: Option<(Shape, KeyIndex)> = None;
-    for shape in shapes {
-        let plan = Plan::new(shape, args.warmup, args.runs, &backend)?;
-        memory::check(shape, plan.capacity, &backend)?;
-        let data = Data {
-            shape,
-            seed: args.seed,
-        };
-        // Shapes of the same keys follow each other.
-        let made_before = made.take().filter(|(other, _)| shape.has_keys_of(other));
-        let index = match made_before {
-            Some((_, index)) => index,
-            None => data.index(plan.tokens, plan.capacity, &progress)?,
-        };
-        measured.push(measure(&plan, &data, &device, &index, &progress)?);
-        made = Some((shape.clone(), index));
-    }
-    drop(made);
+    on_each(shapes, args, &backend, &progress, |plan, data, index| {
+        measured.push(measure(plan, data, &device, index, &progress)?);
+        Ok(())
+    })?;
     drop(progress);
     let report = Report {
         device: device.name().to_owned(),
