@@ -60,9 +60,17 @@ pub(crate) enum Alu {
     Bfe,
     Bfi,
     Prmt,
+    /// `dp2a` of unsigned halves and bytes.
+    Dot2 {
+        high: bool,
+    },
     Lop3,
-    ShfLeft { wrap: bool },
-    ShfRight { wrap: bool },
+    ShfLeft {
+        wrap: bool,
+    },
+    ShfRight {
+        wrap: bool,
+    },
     Mul,
     Fma,
     Rcp,
@@ -242,6 +250,7 @@ fn ints<T: Int>(f: Alu, s: [&Row; 4]) -> Option<Row> {
             out
         }
         Alu::Prmt => three(s, prmt),
+        Alu::Dot2 { high } => three(s, |a, b, c| dot2(a, b, c, high)),
         Alu::Lop3 => {
             let mut out = [0; 32];
             for (i, out) in out.iter_mut().enumerate() {
@@ -344,6 +353,13 @@ fn prmt(a: u64, b: u64, selectors: u64) -> u64 {
         out |= byte << (8 * i);
     }
     out
+}
+
+/// `c` and the products of the halves of `a` with two neighbouring bytes of `b`.
+fn dot2(a: u64, b: u64, c: u64, high: bool) -> u64 {
+    let first = if high { 2 } else { 0 };
+    let product = |i: u64| ((a >> (16 * i)) & 0xffff) * ((b >> (8 * (first + i))) & 255);
+    (c + product(0) + product(1)) & 0xffff_ffff
 }
 
 fn lop3(a: u64, b: u64, c: u64, table: u64) -> u64 {

@@ -463,6 +463,26 @@ fn bits() {
             };
             u(u32::from_le_bytes([pick(0), pick(1), pick(2), pick(3)]))
         }),
+        ("dp2a.lo.u32.u32 %r20, %r10, %r11, %r12;", &|[
+            a,
+            b,
+            c,
+            _,
+        ]| {
+            let (a, b) = (a as u32, (b as u32).to_le_bytes());
+            let sum = (a & 0xffff) * u32::from(b[0]) + (a >> 16) * u32::from(b[1]);
+            u((c as u32).wrapping_add(sum))
+        }),
+        ("dp2a.hi.u32.u32 %r20, %r10, %r11, %r12;", &|[
+            a,
+            b,
+            c,
+            _,
+        ]| {
+            let (a, b) = (a as u32, (b as u32).to_le_bytes());
+            let sum = (a & 0xffff) * u32::from(b[2]) + (a >> 16) * u32::from(b[3]);
+            u((c as u32).wrapping_add(sum))
+        }),
         ("lop3.b32 %r20, %r10, %r11, %r12, 0xca;", &|[a, b, c, _]| {
             u((a as u32 & b as u32) | (!(a as u32) & c as u32))
         }),

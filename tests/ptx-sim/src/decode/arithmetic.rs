@@ -109,6 +109,22 @@ impl Decoder<'_> {
         self.arithmetic(Some(f), None, n)
     }
 
+    /// `dp2a` of unsigned numbers, the only kind known.
+    pub(super) fn dot2(&mut self) -> Result<Op> {
+        let high = self.pick(&[("lo", false), ("hi", true)]);
+        let high = high.ok_or_else(|| self.unknown())?;
+        let unsigned = Ty {
+            kind: Kind::Unsigned,
+            bits: 32,
+        };
+        for _ in 0..2 {
+            if self.ty()? != unsigned {
+                return Err(self.unknown());
+            }
+        }
+        self.alu(Alu::Dot2 { high }, unsigned, FloatMods::default(), 3)
+    }
+
     pub(super) fn funnel(&mut self) -> Result<Op> {
         let left = self.pick(&[("l", true), ("r", false)]);
         let wrap = self.pick(&[("wrap", true), ("clamp", false)]);

@@ -205,6 +205,7 @@ impl Decoder<'_> {
             }
             "bfe" => self.arithmetic(Some(Alu::Bfe), None, 3),
             "bfi" => self.arithmetic(Some(Alu::Bfi), None, 4),
+            "dp2a" => self.dot2(),
             "prmt" => self.arithmetic(Some(Alu::Prmt), None, 3),
             "lop3" => self.arithmetic(Some(Alu::Lop3), None, 4),
             "cvt" => self.cvt(),
