@@ -35,4 +35,5 @@ pub const KERNELS: &[KernelInfo] = &[
     select::SelectSurvivorsClustered::INFO,
     select_tuples::SelectTuples::INFO,
     select_tuples::SelectTuplesReference::INFO,
+    select_tuples::SelectTuplesReferenceLong::INFO,
 ];

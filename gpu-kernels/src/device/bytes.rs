@@ -13,3 +13,27 @@ pub fn permute(low: u32, high: u32, selector: u32) -> u32 {
     };
     result
 }
+
+/// `sum` and the products of the two halves of `halves` with the two lower bytes of `bytes`, wrapping.
+#[inline(always)]
+pub fn dot2_low(halves: u32, bytes: u32, sum: u32) -> u32 {
+    let result: u32;
+    // SAFETY: computes a word from words.
+    unsafe {
+        asm!("dp2a.lo.u32.u32 {}, {}, {}, {};", out(reg32) result, in(reg32) halves, in(reg32) bytes,
+             in(reg32) sum, options(pure, nomem, nostack, preserves_flags))
+    };
+    result
+}
+
+/// [`dot2_low`] with the two upper bytes.
+#[inline(always)]
+pub fn dot2_high(halves: u32, bytes: u32, sum: u32) -> u32 {
+    let result: u32;
+    // SAFETY: computes a word from words.
+    unsafe {
+        asm!("dp2a.hi.u32.u32 {}, {}, {}, {};", out(reg32) result, in(reg32) halves, in(reg32) bytes,
+             in(reg32) sum, options(pure, nomem, nostack, preserves_flags))
+    };
+    result
+}

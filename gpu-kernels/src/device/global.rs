@@ -72,6 +72,30 @@ impl In<u8> {
         // SAFETY: the caller promises sixteen initialised bytes at an aligned place.
         unsafe { self.as_ptr().add(i).cast::<Four<u32>>().read() }.0
     }
+
+    /// Replaces `words` by bytes `i..i + 32`, in memory order, if `condition` holds.
+    ///
+    /// What a branch around a load leaves is handed on by a move, and the move waits for the load. Here the load goes to
+    /// where the words are.
+    ///
+    /// # Safety
+    /// As [`In::get16`] for both halves, if `condition` holds.
+    #[inline(always)]
+    pub unsafe fn get32_if(&self, condition: bool, i: usize, words: &mut [[u32; 4]; 2]) {
+        let [[a, b, c, d], [e, f, g, h]] = words;
+        // SAFETY: the caller promises initialised bytes at an aligned place, if they are loaded.
+        unsafe {
+            core::arch::asm!(
+                "{{ .reg .pred p; setp.ne.u32 p, {condition}, 0;",
+                "@p ld.global.v4.b32 {{{a}, {b}, {c}, {d}}}, [{address}];",
+                "@p ld.global.v4.b32 {{{e}, {f}, {g}, {h}}}, [{address} + 16]; }}",
+                condition = in(reg32) u32::from(condition), address = in(reg64) self.as_ptr().add(i),
+                a = inout(reg32) *a, b = inout(reg32) *b, c = inout(reg32) *c, d = inout(reg32) *d,
+                e = inout(reg32) *e, f = inout(reg32) *f, g = inout(reg32) *g, h = inout(reg32) *h,
+                options(readonly, nostack, preserves_flags)
+            )
+        }
+    }
 }
 
 impl Out<u32> {

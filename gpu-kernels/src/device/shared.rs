@@ -55,6 +55,15 @@ pub fn dynamic_shared_mem<T: Word>(offset: u32) -> SharedArray<T> {
 }
 
 impl<T: Word> SharedArray<T> {
+    /// The array at `address` of the shared memory.
+    #[inline(always)]
+    pub fn at(address: u32) -> Self {
+        SharedArray {
+            address,
+            _words: PhantomData,
+        }
+    }
+
     /// Word `i`.
     ///
     /// # Safety

@@ -9,6 +9,8 @@ unsafe extern "C" {
     fn shfl_idx(mask: u32, value: u32, lane: u32, clamp: u32) -> u32;
     #[link_name = "llvm.nvvm.vote.ballot.sync"]
     fn vote_ballot(mask: u32, predicate: bool) -> u32;
+    #[link_name = "llvm.nvvm.bar.warp.sync"]
+    fn bar_warp_sync(mask: u32);
     #[link_name = "llvm.nvvm.redux.sync.umin"]
     fn redux_min(value: u32, mask: u32) -> u32;
     #[link_name = "llvm.nvvm.redux.sync.umax"]
@@ -69,6 +71,16 @@ pub unsafe fn warp_shuffle_idx(value: u32, lane: u32) -> u32 {
 pub unsafe fn ballot(predicate: bool) -> u32 {
     // SAFETY: the caller promises convergence.
     unsafe { vote_ballot(FULL_MASK, predicate) }
+}
+
+/// Waits for the other lanes, and sees what they wrote before.
+///
+/// # Safety
+/// All 32 lanes reach this call.
+#[inline(always)]
+pub unsafe fn sync() {
+    // SAFETY: the caller's.
+    unsafe { bar_warp_sync(FULL_MASK) }
 }
 
 /// The smallest `value` of the warp, in every lane.

@@ -2,8 +2,9 @@
 //! candidates that are come before the block.
 
 use super::cut::{Cut, PER_THREAD, Tuples, each_tuple, figure, first_tuple, load_counts};
+use super::layout::{FEW_COPIES, MANY_COPIES};
 use super::{Place, layout};
-use crate::device::shared::dynamic_shared_mem;
+use crate::device::shared::{SharedArray, dynamic_shared_mem};
 use crate::device::{thread, warp};
 use crate::kernel::Out;
 use crate::tuple_counts::NUM_TUPLES;
@@ -22,6 +23,22 @@ pub(super) struct Before {
     pub(super) ties: u32,
     /// How many of those the list takes.
     pub(super) ties_taken: u32,
+}
+
+impl Before {
+    /// Nothing before, and nothing to take.
+    pub(super) const NOTHING: Self = Before {
+        above: 0,
+        ties: 0,
+        ties_taken: 0,
+    };
+
+    /// Adds counts: of candidates above the cut, and behind sixteen bits of ties.
+    #[inline(always)]
+    pub(super) fn add(&mut self, counts: u32) {
+        self.above += counts & 0xffff;
+        self.ties += counts >> 16;
+    }
 }
 
 /// The counts of the thread's tuples in the blocks before: those of another step's making, so that their
@@ -53,7 +70,12 @@ pub(super) unsafe fn counts_before(
 /// # Safety
 /// Every thread of the block is here.
 #[inline(always)]
-pub(super) unsafe fn write(tuples: &Tuples, cut: &Cut, counts_before: [u32; PER_THREAD]) -> Before {
+pub(super) unsafe fn write(
+    place: &Place,
+    tuples: &Tuples,
+    cut: &Cut,
+    counts_before: [u32; PER_THREAD],
+) -> Before {
     let members = dynamic_shared_mem::<u32>(layout::MEMBERS);
     let figures = dynamic_shared_mem::<u32>(layout::FIGURES);
     let (mut bits, mut above, mut ties) = (0, 0, 0);
@@ -89,7 +111,22 @@ pub(super) unsafe fn write(tuples: &Tuples, cut: &Cut, counts_before: [u32; PER_
         } else {
             other | bits << 16
         };
-        members.set4(4 * thread::thread_idx_x(), [word; 4]);
+        let pair = thread::thread_idx_x() / 2;
+        if place.has_one_tile {
+            members.set4(FEW_COPIES * pair + FEW_COPIES / 2 * is_odd, [word; 4]);
+        } else {
+            // Neighbouring pairs of threads begin at different copies, for the banks' sake.
+            let half = MANY_COPIES * pair + MANY_COPIES / 2 * is_odd;
+            macro_rules! copies {
+                ($($k:literal)*) => {
+                    $(
+                        let copy = 4 * (pair + $k) % (MANY_COPIES / 2);
+                        members.set4(half + copy, [word; 4]);
+                    )*
+                };
+            }
+            copies!(0 1 2 3);
+        }
         let (above, ties) = (warp::reduce_add(above), warp::reduce_add(ties));
         if warp::lane_id() == 0 && above | ties != 0 {
             figures.atomic_add(figure::ABOVE_BEFORE, above);
@@ -104,19 +141,46 @@ pub(super) unsafe fn write(tuples: &Tuples, cut: &Cut, counts_before: [u32; PER_
     }
 }
 
-/// A word whose lowest two bits are the tuple's, given twice the tuple; the others are any. What `twice`
-/// has in its upper half does not matter.
-///
-/// # Safety
-/// [`write`] is done, and the tuple is below [`NUM_TUPLES`].
-#[inline(always)]
-pub(super) unsafe fn of_tuple(twice: u32) -> u32 {
-    const OFFSETS: u32 = 2 * NUM_TUPLES - 1 & !31;
-    let members = dynamic_shared_mem::<u32>(layout::MEMBERS);
-    // A word has sixteen tuples, and eight copies of it are 32 bytes.
-    let at = (twice & OFFSETS) | (warp::lane_id() % layout::MEMBER_COPIES * 4);
-    // SAFETY: the caller's. Turned by as many bits as the tuple's are up: modulo 32, in one instruction.
-    unsafe { members.get_at(at) }.rotate_right(twice)
+/// Where a lane finds tuples' bits in a table of `COPIES`.
+#[derive(Clone, Copy)]
+pub(super) struct Table<const COPIES: u32> {
+    /// Where the lane's copy begins in shared memory.
+    pub(super) address: u32,
 }
 
-const _: () = assert!(layout::MEMBER_COPIES == 8 && PER_THREAD == 8);
+impl<const COPIES: u32> Table<COPIES> {
+    /// Bytes of shared memory for a tuple: a word and its copies are of sixteen.
+    pub(super) const BYTES: u32 = 4 * COPIES / 16;
+
+    /// The one that [`write`] writes.
+    #[inline(always)]
+    pub(super) fn new() -> Self {
+        let members = dynamic_shared_mem::<u32>(layout::MEMBERS);
+        Table {
+            address: members.address() + 4 * (warp::lane_id() % COPIES),
+        }
+    }
+
+    /// A word whose lowest two bits are the tuple's; the others are any.
+    ///
+    /// # Safety
+    /// [`write`] is done, and the tuple is below [`NUM_TUPLES`].
+    #[inline(always)]
+    pub(super) unsafe fn of_tuple(self, tuple: u32) -> u32 {
+        // SAFETY: the caller's.
+        unsafe { bits_at(self.address + Self::BYTES * (tuple / 16 * 16), 2 * tuple) }
+    }
+}
+
+/// A word whose lowest two bits are a tuple's, given where in shared memory its word is and twice the tuple; the
+/// others are any.
+///
+/// # Safety
+/// [`write`] is done, and the word is of the table.
+#[inline(always)]
+pub(super) unsafe fn bits_at(address: u32, twice: u32) -> u32 {
+    // SAFETY: the caller's. Turned by as many bits as the tuple's are up: modulo 32, in one instruction.
+    unsafe { SharedArray::<u32>::at(address).get(0) }.rotate_right(twice)
+}
+
+const _: () = assert!(PER_THREAD == 8);

@@ -4,8 +4,9 @@
 //! table     each block builds the whole table, four threads an entry          lut
 //! cut       the scores of all tuples and their counts give the cut            scores, top_k
 //! members   which tuples are above the cut, a table of two bits each
-//! output    each thread looks its keys' tuples up; counts of those before      index_list, weights
-//!           the block and the thread make the list come out ascending
+//! keys      each thread looks its keys' tuples up
+//! output    counts of those before the block and the thread make the list      index_list, weights
+//!           come out ascending
 //! append    one block of a group encodes its new key with the centroids that   codes, tuple_counts
 //!           it has in shared memory, one counts the next step's candidates
 //! ```
@@ -18,6 +19,8 @@
 mod append;
 #[cfg(target_arch = "nvptx64")]
 mod cut;
+#[cfg(target_arch = "nvptx64")]
+mod keys;
 #[cfg(target_arch = "nvptx64")]
 mod members;
 #[cfg(target_arch = "nvptx64")]
@@ -32,8 +35,12 @@ use crate::step::StepShape;
 pub const THREADS: u32 = 512;
 /// Neighbouring keys that a thread looks up at a time; a word of `listed` has a bit for each.
 pub const KEYS_PER_THREAD: u32 = 16;
+/// Keys that a warp looks up at a time.
+pub const KEYS_PER_PIECE: u32 = 32 * KEYS_PER_THREAD;
 /// Keys that a block looks up at a time.
 pub const KEYS_PER_TILE: u32 = THREADS * KEYS_PER_THREAD;
+/// Keys that a block looks up at most before it works out where in the list they belong.
+pub const KEYS_PER_CHUNK: u32 = 4 * KEYS_PER_TILE;
 /// Bins of the histogram over the table's range.
 pub const NUM_BINS: u32 = 2048;
 /// Vectors of four components that a thread takes to shared memory at most.
@@ -45,7 +52,7 @@ pub const MAX_RANKED: u32 = THREADS;
 
 /// Where things lie in a block's shared memory, in words.
 pub mod layout {
-    use super::{MAX_RANKED, NUM_BINS, THREADS};
+    use super::{KEYS_PER_CHUNK, MAX_RANKED, NUM_BINS, THREADS};
     use crate::collectives::SUM_WORDS;
     use crate::tuple_counts::{MAX_TUPLE_BITS, MIN_BITS, NUM_TUPLES};
 
@@ -69,35 +76,47 @@ pub mod layout {
     pub const NEW_KEY: u32 = BEST_INDEX + NUM_SMALL;
     /// The half norms of the group's centroids.
     pub const HALF_NORMS: u32 = NEW_KEY + MAX_HEAD_DIM;
+    /// The group's centroids.
+    pub const CENTROIDS: u32 = HALF_NORMS + TABLE_WORDS;
+    /// Words of [`CENTROIDS`]: 128 of 64 components and 8 words more each.
+    pub const CENTROID_WORDS: u32 = 128 * 72;
+    /// Which tuples are above the cut: two bits each, in copies side by side. Lies where the histogram and the
+    /// rest down to [`QUERY`] were, none of which is used by then.
+    pub const MEMBERS: u32 = (CENTROIDS + CENTROID_WORDS).next_multiple_of(MANY_COPIES);
+    /// Copies of [`MEMBERS`] for one tile of keys: fewer lanes of a warp meet in a bank.
+    pub const FEW_COPIES: u32 = 8;
+    /// Copies for several: one for each lane, so that none meet.
+    pub const MANY_COPIES: u32 = 32;
     /// The histogram.
-    pub const BINS: u32 = HALF_NORMS + TABLE_WORDS;
+    pub const BINS: u32 = MEMBERS;
     /// Tuples of the boundary bin: order keys, then counts.
     pub const RANKED: u32 = BINS + NUM_BINS;
     /// The table: at most 256 entries, which 1 sub-vector of 8 bits has.
     pub const TABLE: u32 = RANKED + 2 * MAX_RANKED;
     /// Words of the table.
     pub const TABLE_WORDS: u32 = 1 << 8;
-    /// Which tuples are above the cut: two bits each, in copies side by side.
-    pub const MEMBERS: u32 = TABLE + TABLE_WORDS;
-    /// Copies of [`MEMBERS`]: fewer lanes of a warp meet in a bank.
-    pub const MEMBER_COPIES: u32 = 8;
     /// The row's query, each sub-vector's components in the order of the partial sums that take them.
-    pub const QUERY: u32 = MEMBERS + NUM_TUPLES / 16 * MEMBER_COPIES;
+    pub const QUERY: u32 = TABLE + TABLE_WORDS;
     /// Words of [`QUERY`].
     pub const QUERY_WORDS: u32 = 512;
-    /// The group's centroids.
-    pub const CENTROIDS: u32 = QUERY + QUERY_WORDS;
-    /// Words of [`CENTROIDS`]: 128 of 64 components and 8 words more each.
-    pub const CENTROID_WORDS: u32 = 128 * 72;
+    /// Members' bits of the keys that a block looks up before it works out their places: sixteen keys a word.
+    pub const BITS: u32 = MEMBERS + NUM_TUPLES / 16 * MANY_COPIES;
 
-    /// All of it.
-    pub const WORDS: u32 = CENTROIDS + CENTROID_WORDS;
+    /// All of it, for blocks of `2^tiles_log2` tiles.
+    pub const fn words(tiles_log2: u32) -> u32 {
+        match tiles_log2 {
+            0 => QUERY + QUERY_WORDS,
+            _ => BITS + KEYS_PER_CHUNK / 16,
+        }
+    }
 
     /// Largest number of components of a key.
     pub const MAX_HEAD_DIM: u32 = 256;
 
-    // `members` takes a tuple's copies for 32 bytes from a multiple of 32 on.
-    const _: () = assert!(MEMBER_COPIES == 8 && MEMBERS.is_multiple_of(8));
+    // `members` writes copies four by four, two threads a word.
+    const _: () = assert!(FEW_COPIES == 8 && MANY_COPIES == 32 && MEMBERS.is_multiple_of(4));
+    const _: () = assert!(MEMBERS + NUM_TUPLES / 16 * FEW_COPIES <= words(0));
+    const _: () = assert!(QUERY + QUERY_WORDS <= BITS);
     const _: () = assert!(MAX_TUPLE_BITS / MIN_BITS <= NUM_SMALL);
     // A thread each loads a component and a half norm.
     const _: () = assert!(MAX_HEAD_DIM <= THREADS && TABLE_WORDS <= THREADS);
@@ -146,19 +165,20 @@ impl Staging {
 /// components of a key.
 pub const REFERENCE_FORMAT: (u32, u32, u32) = (2, 6, 128);
 
-/// Declares a kernel of this step, whose block computes with the shape `$pinned` makes of the one it is told.
+/// Declares a kernel of this step, whose block computes with what `$pinned` makes of the shape, staging and
+/// `tiles_log2` that it is told. `$sums` block sums place its keys.
 ///
 /// Arguments stand in the order in which a block needs them: each line of them costs a block's first look at
 /// it a wait.
 macro_rules! select_tuples_kernel {
-    ($(#[$doc:meta])* $name:ident as $Args:ident, $pinned:expr) => {
+    ($(#[$doc:meta])* $name:ident as $Args:ident, $sums:literal, $pinned:expr) => {
         kernel! {
             $(#[$doc])*
             ///
             /// Grid: (rows, `num_blocks + encodes_apart`). Block y of a row has the keys from
             /// `y << tiles_log2` tiles of [`KEYS_PER_TILE`] on; of the blocks behind, the first encode a group's
             /// key each, which otherwise the last block of the group's first row does. Dynamic shared memory:
-            /// [`layout::WORDS`] words. `code_capacity` is a multiple of 16, and `window` at least
+            /// [`layout::words`]`(tiles_log2)` words. `code_capacity` is a multiple of 16, and `window` at least
             /// [`MIN_WINDOW`](crate::tuple_counts::MIN_WINDOW). `staging` and `rows_per_group` are the shape's.
             ///
             /// `centroids` `[groups, m, 2^bits, sub_dim]`, `queries` `[rows, head_dim]`, `seq_lens`
@@ -177,11 +197,11 @@ macro_rules! select_tuples_kernel {
                 new_keys: In<f32>,
             );
             threads = THREADS;
-            barriers = counts::BARRIERS;
-            shuffles = counts::WARP;
+            barriers = counts::BARRIERS + $sums * counts::PLACES_BARRIERS;
+            shuffles = counts::WARP + ($sums - 1) * counts::EXCHANGE_WARP + $sums * counts::PLACES_WARP;
             min_blocks = 2; cluster = 0; cluster_barriers = 0;
             {
-                let (shape, staging) = $pinned(shape, staging);
+                let (shape, staging, tiles_log2) = $pinned(shape, staging, tiles_log2);
                 // SAFETY: the caller's.
                 unsafe {
                     run(Step {
@@ -197,16 +217,36 @@ macro_rules! select_tuples_kernel {
 
 select_tuples_kernel! {
     /// One whole step: appends `new_tokens` (0 or 1) keys a group, advances the lengths, selects.
-    select_tuples as SelectTuples, |shape, staging| (shape, staging)
+    select_tuples as SelectTuples, 2, |shape, staging, tiles_log2| (shape, staging, tiles_log2)
 }
 
 select_tuples_kernel! {
-    /// [`SelectTuples`] for [`REFERENCE_FORMAT`] alone, where neither a sub-vector nor a code needs arithmetic
-    /// to be found.
-    select_tuples_reference as SelectTuplesReference, |shape, _staging| {
-        let (num_subvectors, bits, head_dim) = REFERENCE_FORMAT;
-        let shape = StepShape { num_subvectors, bits, head_dim, ..shape };
-        (shape, Staging::new(&shape))
+    /// [`SelectTuples`] for [`REFERENCE_FORMAT`] and blocks of one tile, where neither a sub-vector nor a code needs
+    /// arithmetic to be found.
+    select_tuples_reference as SelectTuplesReference, 1, |shape, _staging, _tiles_log2| {
+        let shape = reference_shape(shape);
+        (shape, Staging::new(&shape), 0)
+    }
+}
+
+select_tuples_kernel! {
+    /// [`SelectTuplesReference`] for blocks of any number of tiles.
+    select_tuples_reference_long as SelectTuplesReferenceLong, 2, |shape, _staging, tiles_log2| {
+        let shape = reference_shape(shape);
+        (shape, Staging::new(&shape), tiles_log2)
+    }
+}
+
+/// The shape with [`REFERENCE_FORMAT`]'s sizes as constants.
+#[cfg(target_arch = "nvptx64")]
+#[inline(always)]
+fn reference_shape(shape: StepShape) -> StepShape {
+    let (num_subvectors, bits, head_dim) = REFERENCE_FORMAT;
+    StepShape {
+        num_subvectors,
+        bits,
+        head_dim,
+        ..shape
     }
 }
 
@@ -277,6 +317,7 @@ unsafe fn run(step: Step) {
         block,
         num_blocks,
         keys_log2,
+        has_one_tile: false,
         sub_dim,
     };
     let seq_len_at = (block * rows + row) as usize;
@@ -294,7 +335,13 @@ unsafe fn run(step: Step) {
             let regions = shape.regions(seq_len);
             let (start, end) = candidates(&shape, seq_len);
             let heavy_k = regions.heavy_k(shape.heavy).min(end - start);
-            let is_needed = heavy_k > 0 && place.first_key() < end;
+            let is_needed = heavy_k > 0 && !regions.list_all && place.first_key() < end;
+            let first = shape.init_offset + place.first_key();
+            let has_keys = first < seq_len;
+            let place = Place {
+                has_one_tile: tiles_log2 == 0 || seq_len <= first + KEYS_PER_TILE,
+                ..place
+            };
             let counts = Counts::load(&place, seq_len, tuple_counts);
             staged.store(&shape, &staging);
             index_list::write_fixed(&shape, &regions, row, block, num_blocks, positions, lengths);
@@ -304,30 +351,42 @@ unsafe fn run(step: Step) {
                 );
             }
             thread::sync_threads();
+            if tiles_log2 > 0 && !(has_keys || counts_next || encodes) {
+                // The context has yet to grow into the block.
+                if new_tokens == 1 && thread::thread_idx_x() == 0 {
+                    seq_lens.set(seq_len_at, seq_len);
+                }
+                return;
+            }
             let range = table::build(&shape, &place, &staging, centroids, queries);
             let mut next_tuple = None;
             if counts_next {
                 next_tuple = append::next_tuple(&shape, &place, seq_len, codes.as_input());
                 counts.keep(&place, end, prefixes);
             }
-            let keys = output::Keys::new(&shape, &place, (start, end), codes.as_input(), listed);
+            let keys = keys::Keys::new(
+                &shape,
+                &regions,
+                &place,
+                (start, end),
+                codes.as_input(),
+                listed,
+            );
             let mut before = None;
             if is_needed {
                 let counts_before = members::counts_before(&place, start, prefixes);
                 let tuples = Tuples::count(&shape, counts, range);
                 let cut = tuples.find_cut(heavy_k);
-                before = Some(members::write(&tuples, &cut, counts_before));
+                before = Some(members::write(&place, &tuples, &cut, counts_before));
             }
-            output::write_keys(
-                &shape,
-                &regions,
-                &place,
-                (start, end),
-                before,
-                keys,
+            let output = output::Output {
+                shape: &shape,
+                regions: &regions,
+                place: &place,
                 positions,
                 weights,
-            );
+            };
+            output.write(before, keys);
             if counts_next {
                 append::count_next(&shape, &place, seq_len, next_tuple, tuple_counts, counted);
             }
@@ -354,6 +413,8 @@ struct Place {
     num_blocks: u32,
     /// log2 of the keys of a block.
     keys_log2: u32,
+    /// Whether those that are in the context are no more than one tile.
+    has_one_tile: bool,
     sub_dim: u32,
 }
 
@@ -386,13 +447,14 @@ mod counts {
     // members: neighbours make a word; two sums.
     const MEMBERS_BARRIERS: u32 = SYNC_THREADS;
     const MEMBERS_WARP: u32 = 3 * ONE;
-    // output: a block sum a tile.
-    const OUTPUT_BARRIERS: u32 = INCLUSIVE_SUM_ONCE_BARRIERS;
-    const OUTPUT_WARP: u32 = INCLUSIVE_SUM_SHUFFLES;
+    // output: a block sum of a tile or of each chunk, whose bits the lanes of a warp exchange.
+    pub(super) const PLACES_BARRIERS: u32 = INCLUSIVE_SUM_ONCE_BARRIERS;
+    pub(super) const PLACES_WARP: u32 = INCLUSIVE_SUM_SHUFFLES;
+    pub(super) const EXCHANGE_WARP: u32 = ONE;
     // append: the best affinity; its first centroid.
     const APPEND_BARRIERS: u32 = 2 * SYNC_THREADS;
 
     pub(super) const BARRIERS: u32 =
-        TABLE_BARRIERS + CUT_BARRIERS + MEMBERS_BARRIERS + OUTPUT_BARRIERS + APPEND_BARRIERS;
-    pub(super) const WARP: u32 = TABLE_WARP + CUT_WARP + MEMBERS_WARP + OUTPUT_WARP;
+        TABLE_BARRIERS + CUT_BARRIERS + MEMBERS_BARRIERS + APPEND_BARRIERS;
+    pub(super) const WARP: u32 = TABLE_WARP + CUT_WARP + MEMBERS_WARP;
 }

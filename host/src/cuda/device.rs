@@ -12,7 +12,7 @@ use gpu_kernels::scores::Scores;
 use gpu_kernels::select::{
     MAX_CLUSTER, SelectSurvivors, SelectSurvivorsClustered, SelectSurvivorsFiltered,
 };
-use gpu_kernels::select_tuples::{SelectTuples, SelectTuplesReference};
+use gpu_kernels::select_tuples::{SelectTuples, SelectTuplesReference, SelectTuplesReferenceLong};
 use gpu_kernels::table::KERNELS;
 use keysieve_libcuda::functions::cuOccupancyMaxActiveClusters;
 use keysieve_libcuda::launch::{LaunchAttribute, LaunchConfig};
@@ -189,6 +189,7 @@ impl Device {
         }
         device.allow_shared_bytes::<SelectTuples>(device.inner.max_shared_bytes)?;
         device.allow_shared_bytes::<SelectTuplesReference>(device.inner.max_shared_bytes)?;
+        device.allow_shared_bytes::<SelectTuplesReferenceLong>(device.inner.max_shared_bytes)?;
         device.allow_shared_bytes::<KMeansAssign>(device.inner.max_shared_bytes)?;
         Ok(device)
     }

@@ -3,13 +3,13 @@
 use cust::sys;
 use gpu_kernels::kernel::KernelArgs;
 use gpu_kernels::select::{SelectSurvivors, SelectSurvivorsClustered, SelectSurvivorsFiltered};
-use gpu_kernels::select_tuples::{SelectTuples, SelectTuplesReference, layout};
+use gpu_kernels::select_tuples::{SelectTuples, SelectTuplesReference, SelectTuplesReferenceLong};
 
 use super::device::Device;
 use super::error::OrDriverError;
 use super::heuristics::Variant;
 use super::step::Step;
-use super::tuples::is_reference_format;
+use super::tuples::TupleKernel;
 use crate::error::Result;
 
 /// One kernel's needs, and how many of its blocks a multiprocessor holds at once.
@@ -77,11 +77,18 @@ impl Step {
             Variant::Survivors(plan) => {
                 Footprint::of::<SelectSurvivors>(&self.device, plan.shared_words()).map(Some)
             }
-            Variant::Tuples(_) if is_reference_format(&self.shape) => {
-                Footprint::of::<SelectTuplesReference>(&self.device, layout::WORDS).map(Some)
-            }
-            Variant::Tuples(_) => {
-                Footprint::of::<SelectTuples>(&self.device, layout::WORDS).map(Some)
+            Variant::Tuples(blocks) => {
+                let words = blocks.shared_words();
+                let footprint = match TupleKernel::of(&self.shape, blocks) {
+                    TupleKernel::Any => Footprint::of::<SelectTuples>(&self.device, words),
+                    TupleKernel::Reference => {
+                        Footprint::of::<SelectTuplesReference>(&self.device, words)
+                    }
+                    TupleKernel::ReferenceLong => {
+                        Footprint::of::<SelectTuplesReferenceLong>(&self.device, words)
+                    }
+                };
+                footprint.map(Some)
             }
         }
     }

@@ -41,6 +41,18 @@ pub struct TupleBlocks {
     pub tiles_per_block: u32,
 }
 
+impl TupleBlocks {
+    /// log2 of the tiles of a block.
+    pub(super) fn tiles_log2(self) -> u32 {
+        self.tiles_per_block.ilog2()
+    }
+
+    /// Words of dynamic shared memory that a block takes.
+    pub(super) fn shared_words(self) -> u32 {
+        select_tuples::layout::words(self.tiles_log2())
+    }
+}
+
 /// Blocks of a row that keeps survivors: numbers that are tried.
 const NUM_BLOCKS: [u32; 9] = [1, 2, 3, 4, 6, 8, 12, 16, 32];
 

@@ -1,8 +1,8 @@
 //! The fused step for small formats: its buffers and its launches.
 
 use gpu_kernels::select_tuples::{
-    KEYS_PER_THREAD, KEYS_PER_TILE, REFERENCE_FORMAT, SelectTuples, SelectTuplesReference, Staging,
-    layout,
+    KEYS_PER_THREAD, KEYS_PER_TILE, REFERENCE_FORMAT, SelectTuples, SelectTuplesReference,
+    SelectTuplesReferenceLong, Staging,
 };
 use gpu_kernels::step::StepShape;
 use gpu_kernels::tuple_counts::{NOT_COUNTED, NUM_TUPLES, TupleCounts};
@@ -63,6 +63,27 @@ pub(super) fn is_reference_format(shape: &StepShape) -> bool {
     (shape.num_subvectors, shape.bits, shape.head_dim) == REFERENCE_FORMAT
 }
 
+/// Which kernel runs a step of tuples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TupleKernel {
+    /// `select_tuples`.
+    Any,
+    /// `select_tuples_reference`, for blocks of one tile.
+    Reference,
+    /// `select_tuples_reference_long`.
+    ReferenceLong,
+}
+
+impl TupleKernel {
+    pub(super) fn of(shape: &StepShape, blocks: TupleBlocks) -> Self {
+        match (is_reference_format(shape), blocks.tiles_log2()) {
+            (false, _) => TupleKernel::Any,
+            (true, 0) => TupleKernel::Reference,
+            (true, _) => TupleKernel::ReferenceLong,
+        }
+    }
+}
+
 #[allow(clippy::missing_safety_doc)] // the one contract of the type
 impl Enqueuer<'_> {
     /// Counts what is new, or everything anew.
@@ -108,7 +129,7 @@ impl Enqueuer<'_> {
             self.rows(),
             blocks.num_blocks as usize + usize::from(encodes_apart),
         );
-        // The same arguments for both kernels, which are two types.
+        // The same arguments for all kernels, each of which is a type.
         macro_rules! launch_kernel {
             ($Args:ident) => {{
                 let args = $Args {
@@ -118,7 +139,7 @@ impl Enqueuer<'_> {
                     rows: self.rows() as u32,
                     rows_per_group: self.shape.rows_per_group(),
                     num_blocks: blocks.num_blocks,
-                    tiles_log2: blocks.tiles_per_block.ilog2(),
+                    tiles_log2: blocks.tiles_log2(),
                     new_tokens: new_tokens as u32,
                     encodes_apart: encodes_apart.into(),
                     tuple_counts: tuples.counts.output(),
@@ -135,13 +156,13 @@ impl Enqueuer<'_> {
                     new_keys: buffers.new_keys.input(),
                 };
                 // SAFETY: the caller's, see the type; the variant was chosen for this shape.
-                unsafe { launch(self.device, self.stream, grid, layout::WORDS, &args)? }
+                unsafe { launch(self.device, self.stream, grid, blocks.shared_words(), &args)? }
             }};
         }
-        if is_reference_format(self.shape) {
-            launch_kernel!(SelectTuplesReference);
-        } else {
-            launch_kernel!(SelectTuples);
+        match TupleKernel::of(self.shape, blocks) {
+            TupleKernel::Any => launch_kernel!(SelectTuples),
+            TupleKernel::Reference => launch_kernel!(SelectTuplesReference),
+            TupleKernel::ReferenceLong => launch_kernel!(SelectTuplesReferenceLong),
         }
         Ok(1)
     }
