@@ -24,6 +24,9 @@ check() {
         PROPTEST_CASES=${CASES:-2000} step "$stage" 240 "$bundle/$stage" cuda::
         grep -E ' cases, seed' "$out/$stage.log"
     done
+    for stage in tuple_counts tuple_blocks; do
+        step "$stage" 60 "$bundle/$stage" cuda::
+    done
     step contract 120 "$bundle/contract"
     step lost_context 30 "$bundle/lost_context"
     same_files

@@ -79,8 +79,11 @@ pub fn queries<'a>(shape: &Shape, data: &'a [f32]) -> keysieve::Result<Queries<'
     )
 }
 
+/// Keys that the steps of a case append.
+pub const STEPS: usize = 2;
+
 /// Steps that append a key each, in one of the variants that fit, by launches or by graph; which
-/// variant that was.
+/// variant that was. The context ends full.
 ///
 /// # Errors
 /// The first difference from the oracle or the CPU backend, and what the device answers.
@@ -90,9 +93,26 @@ pub fn one_variant(
     pick: usize,
     by_graph: bool,
 ) -> Result<Variant, TestCaseError> {
-    const STEPS: usize = 2;
+    let mut case = case.clone();
+    case.shape.code_capacity = case.num_codes + STEPS;
+    variant_of(device, &case, pick % 2 == 1, by_graph, |variants| {
+        Some(variants[pick % variants.len()])
+    })
+}
+
+/// [`one_variant`] in the variant that `choose` takes of those that fit, with room for what the shape's
+/// `code_capacity` says; positions of 64 bits or 32.
+///
+/// # Errors
+/// As there, and if `choose` takes none.
+pub fn variant_of(
+    device: &Device,
+    case: &LoopCase,
+    wide: bool,
+    by_graph: bool,
+    choose: impl FnOnce(&[Variant]) -> Option<Variant>,
+) -> Result<Variant, TestCaseError> {
     let mut shape = case.shape;
-    shape.code_capacity = case.num_codes + STEPS;
     let capacity = shape.init_offset + shape.code_capacity;
     shape.weights_stride = capacity;
     let listed = shape.sink + shape.window + shape.heavy;
@@ -115,7 +135,7 @@ pub fn one_variant(
         seq_len: shape.init_offset + case.num_codes,
     };
     let config = SelectConfig {
-        indices: (pick % 2 == 1).then_some(IndexConfig::WIDE),
+        indices: wide.then_some(IndexConfig::WIDE),
         ..select_config(&shape, case.weights)
     };
     let selector = |backend: &Backend| {
@@ -126,8 +146,7 @@ pub fn one_variant(
 
     let no_step = || fail("the device has no CUDA step");
     let step = on_device.cuda_step().ok_or_else(no_step)?;
-    let variants = step.variants();
-    let variant = variants[pick % variants.len()];
+    let variant = choose(&step.variants()).ok_or_else(|| fail("the variant does not fit"))?;
     step.set_variant(variant).map_err(fail)?;
     let graph = by_graph.then(|| step.capture()).transpose().map_err(fail)?;
     for i in 0..STEPS as u64 {
