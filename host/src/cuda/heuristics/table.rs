@@ -7,130 +7,130 @@ use std::borrow::Cow;
 use super::model::{Costs, Kernel};
 
 #[rustfmt::skip]
-pub(super) static COSTS: [Costs; 17] = [
+pub(super) static COSTS: [Costs; 18] = [
     Costs {
         kernel: Kernel::Staged,
         num_subvectors: None,
         us: Cow::Borrowed(&[
-            57.24, // launches
+            57.2, // launches
             0.0, // row
-            0.6111, // table
-            0.5523, // keys
-            0.1255, // looks
-            0.3065, // weights
-            2.738, // heavy
+            0.6179, // table
+            0.5214, // keys
+            0.1278, // looks
+            0.3074, // weights
+            2.758, // heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(1),
         us: Cow::Borrowed(&[
-            21.39, // launch
-            19.23, // block
+            21.35, // launch
+            19.18, // block
             0.0, // table
-            1.116, // keys
+            1.138, // keys
             0.0, // looks
-            0.02009, // weights
+            0.0, // weights
             0.0, // heavy
             0.0, // exchange
-            0.01704, // exchanged
-            5.042, // exchanged heavy
+            0.02297, // exchanged
+            5.033, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(2),
         us: Cow::Borrowed(&[
-            8.373, // launch
-            5.789, // block
-            0.1714, // table
-            0.6167, // keys
+            8.128, // launch
+            6.046, // block
+            0.1698, // table
+            0.6472, // keys
             0.0, // looks
             0.0, // weights
-            14.62, // heavy
-            0.2694, // exchange
+            12.53, // heavy
+            0.2845, // exchange
             0.0, // exchanged
-            1.67, // exchanged heavy
+            1.843, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(3),
         us: Cow::Borrowed(&[
-            4.411, // launch
+            4.391, // launch
             0.0, // block
-            4.202, // table
-            0.8276, // keys
-            0.0, // looks
+            4.207, // table
+            0.0, // keys
+            0.2772, // looks
             0.0, // weights
-            17.49, // heavy
-            2.84, // exchange
-            0.1223, // exchanged
-            1.214, // exchanged heavy
+            17.3, // heavy
+            2.85, // exchange
+            0.125, // exchanged
+            1.227, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(4),
         us: Cow::Borrowed(&[
-            6.103, // launch
-            7.69, // block
-            0.09276, // table
-            0.5563, // keys
+            6.833, // launch
+            6.469, // block
+            0.1414, // table
+            0.5333, // keys
             0.0, // looks
             0.0, // weights
-            11.26, // heavy
+            11.44, // heavy
             0.0, // exchange
-            0.02353, // exchanged
-            1.341, // exchanged heavy
+            0.1197, // exchanged
+            1.194, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(8),
         us: Cow::Borrowed(&[
-            3.325, // launch
-            9.798, // block
-            0.04064, // table
-            0.8543, // keys
+            2.843, // launch
+            10.2, // block
+            0.03598, // table
+            0.8614, // keys
             0.0, // looks
             0.0, // weights
-            3.92, // heavy
+            3.685, // heavy
             0.0, // exchange
-            0.1237, // exchanged
-            1.44, // exchanged heavy
+            0.1398, // exchanged
+            1.444, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(16),
         us: Cow::Borrowed(&[
-            4.548, // launch
-            8.454, // block
-            0.06236, // table
-            1.158, // keys
+            3.473, // launch
+            8.792, // block
+            0.03797, // table
+            1.168, // keys
             0.0, // looks
             0.0, // weights
-            5.442, // heavy
-            0.4686, // exchange
-            0.1147, // exchanged
-            1.063, // exchanged heavy
+            6.565, // heavy
+            0.0, // exchange
+            0.3124, // exchanged
+            0.874, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(32),
         us: Cow::Borrowed(&[
-            4.224, // launch
-            5.38, // block
-            0.3269, // table
-            1.741, // keys
+            4.284, // launch
+            5.359, // block
+            0.3295, // table
+            1.743, // keys
             0.0, // looks
             0.0, // weights
-            14.55, // heavy
-            1.834, // exchange
-            0.2895, // exchanged
-            0.0862, // exchanged heavy
+            14.67, // heavy
+            1.867, // exchange
+            0.2969, // exchanged
+            0.06273, // exchanged heavy
         ]),
     },
     Costs {
@@ -138,139 +138,156 @@ pub(super) static COSTS: [Costs; 17] = [
         num_subvectors: None,
         us: Cow::Borrowed(&[
             0.0, // launch
-            6.18, // block
-            0.1827, // table
-            1.206, // keys
-            0.007714, // looks
-            0.1796, // weights
+            8.044, // block
+            0.08866, // table
+            1.268, // keys
+            0.0, // looks
+            0.004359, // weights
             0.0, // heavy
             0.0, // exchange
-            1.031, // exchanged
-            0.9814, // exchanged heavy
+            1.148, // exchanged
+            1.151, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Filtered,
         num_subvectors: Some(8),
         us: Cow::Borrowed(&[
-            3.623, // launch
-            11.24, // block
-            0.07643, // table
-            0.3217, // keys
+            3.472, // launch
+            11.45, // block
+            0.07615, // table
+            0.322, // keys
             0.0, // looks
-            0.008605, // weights
-            4.345, // heavy
+            0.001958, // weights
+            4.483, // heavy
             0.0, // exchange
-            0.03957, // exchanged
-            1.125, // exchanged heavy
+            0.03218, // exchanged
+            1.114, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Filtered,
         num_subvectors: Some(16),
         us: Cow::Borrowed(&[
-            3.831, // launch
-            10.88, // block
-            0.07555, // table
-            0.5389, // keys
+            3.858, // launch
+            10.95, // block
+            0.07451, // table
+            0.5409, // keys
             0.0, // looks
             0.0, // weights
-            6.495, // heavy
-            0.2282, // exchange
-            0.1115, // exchanged
-            0.8032, // exchanged heavy
+            6.409, // heavy
+            0.23, // exchange
+            0.1125, // exchanged
+            0.8057, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Filtered,
         num_subvectors: None,
         us: Cow::Borrowed(&[
-            3.814, // launch
-            11.04, // block
-            0.07611, // table
-            0.07403, // keys
-            0.02996, // looks
-            0.0003334, // weights
-            5.452, // heavy
+            3.733, // launch
+            11.19, // block
+            0.07586, // table
+            0.07156, // keys
+            0.03013, // looks
+            0.0, // weights
+            5.442, // heavy
             0.0, // exchange
-            0.08273, // exchanged
-            0.9514, // exchanged heavy
+            0.07916, // exchanged
+            0.9507, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Clustered,
         num_subvectors: Some(8),
         us: Cow::Borrowed(&[
-            2.376, // launch
-            12.71, // wave
-            0.0134, // table
-            0.1264, // keys
+            2.535, // launch
+            11.57, // wave
+            0.03742, // table
+            0.2072, // keys
             0.0, // looks
             0.0, // weights
-            2.898, // heavy
-            0.3229, // exchanged
+            1.555, // heavy
+            0.5398, // exchanged
         ]),
     },
     Costs {
         kernel: Kernel::Clustered,
         num_subvectors: Some(16),
         us: Cow::Borrowed(&[
-            1.848, // launch
-            10.23, // wave
-            0.219, // table
-            0.4216, // keys
+            2.134, // launch
+            10.3, // wave
+            0.2252, // table
+            0.4144, // keys
             0.0, // looks
-            0.01014, // weights
-            2.213, // heavy
-            0.9411, // exchanged
+            0.00908, // weights
+            2.269, // heavy
+            0.9216, // exchanged
         ]),
     },
     Costs {
         kernel: Kernel::Clustered,
         num_subvectors: None,
         us: Cow::Borrowed(&[
-            1.627, // launch
-            12.24, // wave
-            0.05692, // table
+            2.642, // launch
+            11.46, // wave
+            0.03343, // table
             0.0, // keys
-            0.0259, // looks
+            0.03043, // looks
             0.0, // weights
-            1.404, // heavy
-            0.556, // exchanged
+            0.3894, // heavy
+            0.7544, // exchanged
         ]),
     },
     Costs {
         kernel: Kernel::Tuples,
         num_subvectors: None,
         us: Cow::Borrowed(&[
-            6.225, // launch
-            0.001147, // keys
+            5.651, // launch
+            0.04939, // keys
             0.0, // sharing block
             0.0, // sharing keys
-            4.411, // waiting block
+            2.791, // waiting block
             0.0, // waiting keys
-            0.08852, // table
+            0.196, // table
             0.0, // weights
             0.0, // heavy
-            0.07242, // all blocks
-            0.151, // all keys
+            0.5146, // all blocks
+            0.09642, // all keys
         ]),
     },
     Costs {
         kernel: Kernel::TuplesReference,
         num_subvectors: None,
         us: Cow::Borrowed(&[
-            6.036, // launch
-            0.05606, // keys
-            0.9218, // sharing block
+            5.987, // launch
+            0.0, // keys
+            0.06889, // sharing block
             0.0, // sharing keys
-            1.606, // waiting block
-            0.02579, // waiting keys
+            2.942, // waiting block
+            0.0, // waiting keys
             0.0, // table
-            0.02566, // weights
-            0.3832, // heavy
-            0.9624, // all blocks
+            0.04497, // weights
+            0.0, // heavy
+            1.026, // all blocks
             0.0, // all keys
+        ]),
+    },
+    Costs {
+        kernel: Kernel::TuplesReferenceLong,
+        num_subvectors: None,
+        us: Cow::Borrowed(&[
+            6.36, // launch
+            0.03298, // keys
+            0.5273, // sharing block
+            0.0, // sharing keys
+            3.329, // waiting block
+            0.0, // waiting keys
+            0.0, // table
+            0.0172, // weights
+            0.4648, // heavy
+            0.583, // all blocks
+            0.008113, // all keys
         ]),
     },
 ];
