@@ -51,27 +51,30 @@ fn all_lengths(device: &Device, formats: &[Format]) -> TestCaseResult {
         TILE - STEPS,
         TILE - 1,
         TILE,
-        // One piece of a second tile.
+        // One piece of a second tile; two; more than two, than four, than eight tiles.
         TILE + piece / 2,
-        // A half of a chunk.
         2 * TILE - STEPS,
         2 * TILE,
-        // A chunk that is not full, and one that is.
         3 * TILE + 5 * piece + 3,
+        4 * TILE + 1,
+        7 * TILE - piece,
+        8 * TILE - 1,
+        11 * TILE + 3 * piece + 7,
+        // A chunk that is full; a second of a key or two, of a tile, of more.
         CHUNK - STEPS,
-        // A second chunk of a key or two, of a tile, of two.
         CHUNK - 1,
         CHUNK,
         CHUNK + TILE - piece,
         CHUNK + 2 * TILE - STEPS,
+        CHUNK + 9 * TILE,
         // A third.
         2 * CHUNK + piece + 7,
     ];
     for (i, &num_codes) in lengths.iter().enumerate() {
         let format = formats[i % formats.len()];
         // The context ends in the last block; long before it; or just there.
-        let spare = [0, CHUNK + TILE, 2 * TILE][i % 3];
-        for tiles_per_block in [2, 4, 8, 16] {
+        let spare = [0, 5 * TILE, 2 * TILE][i % 3];
+        for tiles_per_block in [2, 4, 8, 16, 32, 64] {
             let case = case(format, num_codes, spare, i + tiles_per_block as usize);
             if case.shape.code_capacity <= TILE * tiles_per_block as usize / 2 {
                 continue;

@@ -98,6 +98,26 @@ impl In<u8> {
     }
 }
 
+impl Out<u16> {
+    /// Replaces `value` by element `i`, if `condition` holds; the load goes to where the value is, as that of
+    /// [`In::get32_if`] does.
+    ///
+    /// # Safety
+    /// As [`Out::get`], if `condition` holds.
+    #[inline(always)]
+    pub unsafe fn get_if(&self, condition: bool, i: usize, value: &mut u16) {
+        // SAFETY: the caller promises an initialised element, if it is loaded.
+        unsafe {
+            core::arch::asm!(
+                "{{ .reg .pred p; setp.ne.u32 p, {condition}, 0;",
+                "@p ld.global.u16 {value}, [{address}]; }}",
+                condition = in(reg32) u32::from(condition), address = in(reg64) self.as_mut_ptr().add(i),
+                value = inout(reg16) *value, options(readonly, nostack, preserves_flags)
+            )
+        }
+    }
+}
+
 impl Out<u32> {
     /// Elements `i..i + 4` at once.
     ///

@@ -1,7 +1,7 @@
 //! The keys of a block: which of them a warp has, their codes, and what the table of members says of them.
 
 use super::members::{self, Table};
-use super::{KEYS_PER_CHUNK, KEYS_PER_PIECE, KEYS_PER_THREAD, KEYS_PER_TILE, Place};
+use super::{KEYS_PER_PIECE, KEYS_PER_THREAD, KEYS_PER_TILE, Place};
 use crate::device::{bytes, thread, warp};
 use crate::kernel::{In, Out};
 use crate::step::{Regions, StepShape};
@@ -10,8 +10,7 @@ use crate::tuple_counts::tuple;
 /// Codes of sixteen keys, two a key.
 pub(super) type Codes = [[u32; 4]; 2];
 
-/// A warp's part of the keys that a block looks up between two barriers: one, two or four pieces of
-/// [`KEYS_PER_PIECE`] keys, side by side.
+/// A warp's part of the keys that a block looks up between two barriers: pieces of [`KEYS_PER_PIECE`] keys, side by side.
 ///
 /// Lane `i` looks up sixteen keys of each piece, the `i`-th, so that a warp's loads are of whole lines. Then it
 /// takes the `i`-th of 32 equal parts of all pieces: a list's places are worked out once for all.
@@ -19,39 +18,45 @@ pub(super) type Codes = [[u32; 4]; 2];
 pub(super) struct Share {
     /// The first key.
     first: u32,
-    /// log2 of the pieces.
-    pub(super) pieces_log2: u32,
+    pub(super) pieces: u32,
 }
 
 impl Share {
-    /// Of the keys from `first` on of a block whose keys end at `end`.
+    /// Of the keys from `first` on of a block whose keys end at `end`: of at most `chunk_tiles` tiles.
     #[inline(always)]
-    pub(super) fn new(first: u32, end: u32) -> Self {
-        let len = end.saturating_sub(first);
-        let pieces_log2 = u32::from(len > KEYS_PER_TILE) + u32::from(len > KEYS_PER_CHUNK / 2);
+    pub(super) fn new(first: u32, end: u32, chunk_tiles: u32) -> Self {
+        let last = end.saturating_sub(first).saturating_sub(1);
+        let pieces = (last / KEYS_PER_TILE + 1).min(chunk_tiles);
+        // Worked out at each use, as a register less is kept.
+        let warp = thread::opaque(thread::thread_idx_x()) / 32;
         Share {
-            first: first + ((warp::warp_id() * KEYS_PER_PIECE) << pieces_log2),
-            pieces_log2,
+            first: first + warp * KEYS_PER_PIECE * pieces,
+            pieces,
         }
     }
 
-    /// The pieces.
+    /// Behind the last key.
     #[inline(always)]
-    pub(super) fn pieces(&self) -> u32 {
-        1 << self.pieces_log2
+    pub(super) fn end(&self) -> u32 {
+        self.first + KEYS_PER_PIECE * self.pieces
     }
 
     /// The first of the sixteen keys that the lane looks up in piece `piece`.
     #[inline(always)]
     pub(super) fn first_looked_up(&self, piece: u32) -> u32 {
-        // Worked out at each use, as a register less is kept.
-        thread::opaque(self.first) + piece * KEYS_PER_PIECE + warp::lane_id() * KEYS_PER_THREAD
+        self.first + piece * KEYS_PER_PIECE + warp::lane_id() * KEYS_PER_THREAD
     }
 
     /// The first of the keys that the lane takes.
     #[inline(always)]
     pub(super) fn first_taken(&self) -> u32 {
-        thread::opaque(self.first) + ((warp::lane_id() * KEYS_PER_THREAD) << self.pieces_log2)
+        self.first + KEYS_PER_THREAD * self.first_word_taken()
+    }
+
+    /// The first of the words of sixteen keys that the lane takes, counted from the share's; there are as many as pieces.
+    #[inline(always)]
+    pub(super) fn first_word_taken(&self) -> u32 {
+        warp::lane_id() * self.pieces
     }
 }
 
@@ -63,7 +68,7 @@ pub(super) struct Keys {
     listed: Out<u16>,
     row: u32,
     /// Where candidates start and end.
-    candidates: (u32, u32),
+    pub(super) candidates: (u32, u32),
     /// Behind the block's last key that is in the context.
     pub(super) end: u32,
     /// What the warp looks up first.
@@ -95,32 +100,50 @@ impl Keys {
             row: place.row,
             candidates,
             end,
-            share: Share::new(place.first_key(), end),
+            share: Share::new(place.first_key(), end, place.chunk_tiles),
             first_codes: [[0; 4]; 2],
         };
         let mut codes = [[0; 4]; 2];
+        let first = keys.share.first_looked_up(0);
         // SAFETY: the caller's.
-        unsafe { keys.load(shape, keys.share.first_looked_up(0), &mut codes) };
+        unsafe {
+            keys.load_if(
+                is_loaded_early(shape) && first < candidates.1,
+                first,
+                &mut codes,
+            )
+        };
         keys.first_codes = codes;
         keys
     }
 
-    /// Loads the codes of the sixteen keys from `first` on into `to`, if one of them is a candidate.
+    /// Loads the codes of the sixteen keys from `first` on into `to`, if `condition` holds.
     ///
     /// # Safety
-    /// As [`Keys::new`].
+    /// As [`Keys::new`]; if `condition` holds, [`is_loaded_early`], and the first of the keys is before the last candidate.
     #[inline(always)]
-    pub(super) unsafe fn load(&self, shape: &StepShape, first: u32, to: &mut Codes) {
-        let (start, end) = self.candidates;
-        let is_candidate = first < end && first + KEYS_PER_THREAD > start;
+    pub(super) unsafe fn load_if(&self, condition: bool, first: u32, to: &mut Codes) {
         // SAFETY: the capacity is a multiple of sixteen keys, so vectors are aligned and inside it.
+        unsafe { self.codes.get32_if(condition, 2 * first as usize, to) };
+    }
+
+    /// [`Keys::listed`], into `to`, if `condition` holds.
+    ///
+    /// # Safety
+    /// As there; if `condition` holds, there are weights, and the keys are among the capacity.
+    #[inline(always)]
+    pub(super) unsafe fn load_listed_if(
+        &self,
+        shape: &StepShape,
+        condition: bool,
+        first: u32,
+        to: &mut u16,
+    ) {
+        // SAFETY: a word for each sixteen keys of the capacity.
         unsafe {
-            self.codes.get32_if(
-                is_loaded_early(shape) && is_candidate,
-                2 * first as usize,
-                to,
-            );
-        }
+            self.listed
+                .get_if(condition, self.listed_at(shape, first), to)
+        };
     }
 
     /// Which of the sixteen keys from `first` on had a weight after the last step, a bit each.
@@ -170,17 +193,23 @@ impl Keys {
         if first >= end || behind <= start {
             return 0;
         }
-        let table = Table::<COPIES>::new();
         if !is_loaded_early(shape) {
             // SAFETY: the caller's.
-            return unsafe { self.look_up_each(shape, first, table) };
+            return unsafe { self.look_up_each::<COPIES>(shape, first) };
         }
         // SAFETY: the caller's.
-        let bits = unsafe { look_up_pairs(shape, table, loaded) };
+        let bits = unsafe { look_up_pairs::<COPIES>(shape, loaded) };
         if first >= start && behind <= end {
             return bits;
         }
-        bits & below_twice(end, first) & !below_twice(start, first)
+        bits & self.candidates_twice(first)
+    }
+
+    /// Two bits for each of the sixteen keys from `first` on that is a candidate.
+    #[inline(always)]
+    pub(super) fn candidates_twice(&self, first: u32) -> u32 {
+        let (start, end) = self.candidates;
+        below_twice(end, first) & !below_twice(start, first)
     }
 
     /// [`Keys::look_up`] key by key and code by code.
@@ -188,12 +217,12 @@ impl Keys {
     /// # Safety
     /// As there.
     #[inline(always)]
-    unsafe fn look_up_each<const COPIES: u32>(
+    pub(super) unsafe fn look_up_each<const COPIES: u32>(
         &self,
         shape: &StepShape,
         first: u32,
-        table: Table<COPIES>,
     ) -> u32 {
+        let table = Table::<COPIES>::new();
         let m = shape.num_subvectors;
         let (start, end) = self.candidates;
         let mut bits = 0;
@@ -217,7 +246,7 @@ impl Keys {
 /// Whether sixteen keys' codes are loaded at once: two a key. The new key, which another block encodes at
 /// this moment, must not be among them: it is `window` behind the last candidate.
 #[inline(always)]
-fn is_loaded_early(shape: &StepShape) -> bool {
+pub(super) fn is_loaded_early(shape: &StepShape) -> bool {
     shape.num_subvectors == 2 && shape.window >= KEYS_PER_THREAD
 }
 
@@ -226,11 +255,8 @@ fn is_loaded_early(shape: &StepShape) -> bool {
 /// # Safety
 /// The table of members is written, in `COPIES`.
 #[inline(always)]
-unsafe fn look_up_pairs<const COPIES: u32>(
-    shape: &StepShape,
-    table: Table<COPIES>,
-    loaded: &Codes,
-) -> u32 {
+pub(super) unsafe fn look_up_pairs<const COPIES: u32>(shape: &StepShape, loaded: &Codes) -> u32 {
+    let table = Table::<COPIES>::new();
     // What a code adds to its tuple, by sub-vector, and so to where the tuple's word and bits are.
     let tuple = 1 | 1 << (16 + shape.bits);
     // A word has sixteen tuples, which the first code's lowest four bits tell apart, or its three and the

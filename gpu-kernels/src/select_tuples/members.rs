@@ -3,7 +3,7 @@
 
 use super::cut::{Cut, PER_THREAD, Tuples, each_tuple, figure, first_tuple, load_counts};
 use super::layout::{FEW_COPIES, MANY_COPIES};
-use super::{Place, layout};
+use super::{KEYS_PER_CHUNK, MAX_HEAVY, Place, layout};
 use crate::device::shared::{SharedArray, dynamic_shared_mem};
 use crate::device::{thread, warp};
 use crate::kernel::Out;
@@ -25,19 +25,17 @@ pub(super) struct Before {
     pub(super) ties_taken: u32,
 }
 
-impl Before {
-    /// Nothing before, and nothing to take.
-    pub(super) const NOTHING: Self = Before {
-        above: 0,
-        ties: 0,
-        ties_taken: 0,
-    };
+/// From which bit on ties are counted in a word that counts candidates above the cut too: there are fewer than
+/// [`MAX_HEAVY`] of these, and of ties as many as a chunk has keys.
+pub(super) const TIES_AT: u32 = 14;
+const _: () = assert!(MAX_HEAVY < 1 << TIES_AT && KEYS_PER_CHUNK >> (u32::BITS - TIES_AT) == 0);
 
-    /// Adds counts: of candidates above the cut, and behind sixteen bits of ties.
+impl Before {
+    /// Adds counts: of candidates above the cut, and from bit [`TIES_AT`] on of ties.
     #[inline(always)]
     pub(super) fn add(&mut self, counts: u32) {
-        self.above += counts & 0xffff;
-        self.ties += counts >> 16;
+        self.above += counts & ((1 << TIES_AT) - 1);
+        self.ties += counts >> TIES_AT;
     }
 }
 

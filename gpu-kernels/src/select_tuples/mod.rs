@@ -5,8 +5,8 @@
 //! cut       the scores of all tuples and their counts give the cut            scores, top_k
 //! members   which tuples are above the cut, a table of two bits each
 //! keys      each thread looks its keys' tuples up
-//! output    counts of those before the block and the thread make the list      index_list, weights
-//!           come out ascending
+//! output,   counts of those before the block and the thread make the list      index_list, weights
+//! chunks    come out ascending
 //! append    one block of a group encodes its new key with the centroids that   codes, tuple_counts
 //!           it has in shared memory, one counts the next step's candidates
 //! ```
@@ -17,6 +17,8 @@
 
 #[cfg(target_arch = "nvptx64")]
 mod append;
+#[cfg(target_arch = "nvptx64")]
+mod chunks;
 #[cfg(target_arch = "nvptx64")]
 mod cut;
 #[cfg(target_arch = "nvptx64")]
@@ -39,8 +41,12 @@ pub const KEYS_PER_THREAD: u32 = 16;
 pub const KEYS_PER_PIECE: u32 = 32 * KEYS_PER_THREAD;
 /// Keys that a block looks up at a time.
 pub const KEYS_PER_TILE: u32 = THREADS * KEYS_PER_THREAD;
-/// Keys that a block looks up at most before it works out where in the list they belong.
-pub const KEYS_PER_CHUNK: u32 = 4 * KEYS_PER_TILE;
+/// Tiles that a block looks up at most before it works out where in the list their keys belong.
+pub const MAX_CHUNK_TILES: u32 = 16;
+/// Keys of those.
+pub const KEYS_PER_CHUNK: u32 = KEYS_PER_TILE * MAX_CHUNK_TILES;
+/// Most heavy keys of a row.
+pub const MAX_HEAVY: u32 = 4096;
 /// Bins of the histogram over the table's range.
 pub const NUM_BINS: u32 = 2048;
 /// Vectors of four components that a thread takes to shared memory at most.
@@ -52,7 +58,7 @@ pub const MAX_RANKED: u32 = THREADS;
 
 /// Where things lie in a block's shared memory, in words.
 pub mod layout {
-    use super::{KEYS_PER_CHUNK, MAX_RANKED, NUM_BINS, THREADS};
+    use super::{MAX_RANKED, NUM_BINS, THREADS};
     use crate::collectives::SUM_WORDS;
     use crate::tuple_counts::{MAX_TUPLE_BITS, MIN_BITS, NUM_TUPLES};
 
@@ -99,14 +105,18 @@ pub mod layout {
     pub const QUERY: u32 = TABLE + TABLE_WORDS;
     /// Words of [`QUERY`].
     pub const QUERY_WORDS: u32 = 512;
-    /// Members' bits of the keys that a block looks up before it works out their places: sixteen keys a word.
+    /// Of the keys that a block looks up before it works out their places, warp by warp: members' bits, and with weights
+    /// which keys had one; sixteen keys a word.
     pub const BITS: u32 = MEMBERS + NUM_TUPLES / 16 * MANY_COPIES;
 
-    /// All of it, for blocks of `2^tiles_log2` tiles.
-    pub const fn words(tiles_log2: u32) -> u32 {
-        match tiles_log2 {
-            0 => QUERY + QUERY_WORDS,
-            _ => BITS + KEYS_PER_CHUNK / 16,
+    /// Words of [`BITS`] that a warp has for each piece of its keys: one for each lane, and a gap.
+    pub const PIECE_WORDS: u32 = 32 + 1;
+
+    /// All of it, for chunks of `chunk_tiles` tiles, with weights or without.
+    pub const fn words(chunk_tiles: u32, has_weights: bool) -> u32 {
+        match chunk_tiles {
+            1 => QUERY + QUERY_WORDS,
+            _ => BITS + ((THREADS / 32 * PIECE_WORDS * chunk_tiles) << has_weights as u32),
         }
     }
 
@@ -115,7 +125,7 @@ pub mod layout {
 
     // `members` writes copies four by four, two threads a word.
     const _: () = assert!(FEW_COPIES == 8 && MANY_COPIES == 32 && MEMBERS.is_multiple_of(4));
-    const _: () = assert!(MEMBERS + NUM_TUPLES / 16 * FEW_COPIES <= words(0));
+    const _: () = assert!(MEMBERS + NUM_TUPLES / 16 * FEW_COPIES <= words(1, false));
     const _: () = assert!(QUERY + QUERY_WORDS <= BITS);
     const _: () = assert!(MAX_TUPLE_BITS / MIN_BITS <= NUM_SMALL);
     // A thread each loads a component and a half norm.
@@ -165,20 +175,21 @@ impl Staging {
 /// components of a key.
 pub const REFERENCE_FORMAT: (u32, u32, u32) = (2, 6, 128);
 
-/// Declares a kernel of this step, whose block computes with what `$pinned` makes of the shape, staging and
-/// `tiles_log2` that it is told. `$sums` block sums place its keys.
+/// Declares a kernel of this step, whose block computes with what `$pinned` makes of the shape, staging, `tiles_log2` and
+/// `chunk_tiles` that it is told. `$sums` block sums place its keys.
 ///
 /// Arguments stand in the order in which a block needs them: each line of them costs a block's first look at
 /// it a wait.
 macro_rules! select_tuples_kernel {
-    ($(#[$doc:meta])* $name:ident as $Args:ident, $sums:literal, $pinned:expr) => {
+    ($(#[$doc:meta])* $name:ident as $Args:ident, $is_reference:literal, $sums:literal, $pinned:expr) => {
         kernel! {
             $(#[$doc])*
             ///
             /// Grid: (rows, `num_blocks + encodes_apart`). Block y of a row has the keys from
             /// `y << tiles_log2` tiles of [`KEYS_PER_TILE`] on; of the blocks behind, the first encode a group's
-            /// key each, which otherwise the last block of the group's first row does. Dynamic shared memory:
-            /// [`layout::words`]`(tiles_log2)` words. `code_capacity` is a multiple of 16, and `window` at least
+            /// key each, which otherwise the last block of the group's first row does. A block works out the places of
+            /// `chunk_tiles` tiles' keys at a time, at most [`MAX_CHUNK_TILES`]. Dynamic shared
+            /// memory: [`layout::words`]`(chunk_tiles, weights_stride != 0)` words. `code_capacity` is a multiple of 16, and `window` at least
             /// [`MIN_WINDOW`](crate::tuple_counts::MIN_WINDOW). `staging` and `rows_per_group` are the shape's.
             ///
             /// `centroids` `[groups, m, 2^bits, sub_dim]`, `queries` `[rows, head_dim]`, `seq_lens`
@@ -193,7 +204,7 @@ macro_rules! select_tuples_kernel {
                 rows_per_group: u32, num_blocks: u32, tiles_log2: u32, new_tokens: u32,
                 encodes_apart: u32, tuple_counts: Out<u32>, shape: StepShape, staging: Staging,
                 positions: Out<i32>, lengths: Out<i32>, weights: Out<f32>, codes: Out<u8>,
-                listed: Out<u16>, prefixes: Out<u32>, counted: Out<u32>, half_norms: In<f32>,
+                listed: Out<u16>, chunk_tiles: u32, prefixes: Out<u32>, counted: Out<u32>, half_norms: In<f32>,
                 new_keys: In<f32>,
             );
             threads = THREADS;
@@ -201,13 +212,15 @@ macro_rules! select_tuples_kernel {
             shuffles = counts::WARP + ($sums - 1) * counts::EXCHANGE_WARP + $sums * counts::PLACES_WARP;
             min_blocks = 2; cluster = 0; cluster_barriers = 0;
             {
-                let (shape, staging, tiles_log2) = $pinned(shape, staging, tiles_log2);
+                let (shape, staging, [tiles_log2, chunk_tiles]) =
+                    $pinned(shape, staging, [tiles_log2, chunk_tiles]);
                 // SAFETY: the caller's.
                 unsafe {
                     run(Step {
                         centroids, queries, seq_lens, rows, rows_per_group, num_blocks, tiles_log2,
-                        new_tokens, encodes_apart, tuple_counts, shape, staging, positions, lengths,
+                        chunk_tiles, new_tokens, encodes_apart, tuple_counts, shape, staging, positions, lengths,
                         weights, codes, listed, prefixes, counted, half_norms, new_keys,
+                        is_reference: $is_reference,
                     })
                 }
             }
@@ -217,23 +230,23 @@ macro_rules! select_tuples_kernel {
 
 select_tuples_kernel! {
     /// One whole step: appends `new_tokens` (0 or 1) keys a group, advances the lengths, selects.
-    select_tuples as SelectTuples, 2, |shape, staging, tiles_log2| (shape, staging, tiles_log2)
+    select_tuples as SelectTuples, false, 2, |shape, staging, logs| (shape, staging, logs)
 }
 
 select_tuples_kernel! {
     /// [`SelectTuples`] for [`REFERENCE_FORMAT`] and blocks of one tile, where neither a sub-vector nor a code needs
     /// arithmetic to be found.
-    select_tuples_reference as SelectTuplesReference, 1, |shape, _staging, _tiles_log2| {
+    select_tuples_reference as SelectTuplesReference, true, 1, |shape, _staging, _logs: [u32; 2]| {
         let shape = reference_shape(shape);
-        (shape, Staging::new(&shape), 0)
+        (shape, Staging::new(&shape), [0, 1])
     }
 }
 
 select_tuples_kernel! {
     /// [`SelectTuplesReference`] for blocks of any number of tiles.
-    select_tuples_reference_long as SelectTuplesReferenceLong, 2, |shape, _staging, tiles_log2| {
+    select_tuples_reference_long as SelectTuplesReferenceLong, true, 2, |shape, _staging, logs| {
         let shape = reference_shape(shape);
-        (shape, Staging::new(&shape), tiles_log2)
+        (shape, Staging::new(&shape), logs)
     }
 }
 
@@ -260,6 +273,7 @@ struct Step {
     rows_per_group: u32,
     num_blocks: u32,
     tiles_log2: u32,
+    chunk_tiles: u32,
     new_tokens: u32,
     encodes_apart: u32,
     tuple_counts: Out<u32>,
@@ -274,6 +288,8 @@ struct Step {
     counted: Out<u32>,
     half_norms: In<f32>,
     new_keys: In<f32>,
+    /// Whether the format is [`REFERENCE_FORMAT`], known when the kernel is compiled.
+    is_reference: bool,
 }
 
 /// The step of a block.
@@ -290,9 +306,9 @@ unsafe fn run(step: Step) {
 
     #[rustfmt::skip]
     let Step {
-        centroids, queries, seq_lens, rows, rows_per_group, num_blocks, tiles_log2, new_tokens,
-        encodes_apart, tuple_counts, shape, staging, positions, lengths, weights, codes, listed,
-        prefixes, counted, half_norms, new_keys,
+        centroids, queries, seq_lens, rows, rows_per_group, num_blocks, tiles_log2, chunk_tiles,
+        new_tokens, encodes_apart, tuple_counts, shape, staging, positions, lengths, weights, codes, listed,
+        prefixes, counted, half_norms, new_keys, is_reference,
     } = step;
     let sub_dim = shape.sub_dim();
     let (row, block) = (thread::block_idx_x(), thread::block_idx_y());
@@ -317,7 +333,9 @@ unsafe fn run(step: Step) {
         block,
         num_blocks,
         keys_log2,
+        chunk_tiles,
         has_one_tile: false,
+        is_reference,
         sub_dim,
     };
     let seq_len_at = (block * rows + row) as usize;
@@ -413,8 +431,12 @@ struct Place {
     num_blocks: u32,
     /// log2 of the keys of a block.
     keys_log2: u32,
+    /// Tiles of a chunk.
+    chunk_tiles: u32,
     /// Whether those that are in the context are no more than one tile.
     has_one_tile: bool,
+    /// See [`Step`].
+    is_reference: bool,
     sub_dim: u32,
 }
 
@@ -450,7 +472,7 @@ mod counts {
     // output: a block sum of a tile or of each chunk, whose bits the lanes of a warp exchange.
     pub(super) const PLACES_BARRIERS: u32 = INCLUSIVE_SUM_ONCE_BARRIERS;
     pub(super) const PLACES_WARP: u32 = INCLUSIVE_SUM_SHUFFLES;
-    pub(super) const EXCHANGE_WARP: u32 = ONE;
+    pub(super) const EXCHANGE_WARP: u32 = 2 * ONE;
     // append: the best affinity; its first centroid.
     const APPEND_BARRIERS: u32 = 2 * SYNC_THREADS;
 

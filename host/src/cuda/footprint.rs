@@ -78,7 +78,7 @@ impl Step {
                 Footprint::of::<SelectSurvivors>(&self.device, plan.shared_words()).map(Some)
             }
             Variant::Tuples(blocks) => {
-                let words = blocks.shared_words();
+                let words = blocks.shared_words(&self.device, self.shape.weights_stride != 0);
                 let footprint = match TupleKernel::of(&self.shape, blocks) {
                     TupleKernel::Any => Footprint::of::<SelectTuples>(&self.device, words),
                     TupleKernel::Reference => {

@@ -15,7 +15,7 @@ use gpu_kernels::{select_tuples, tuple_counts};
 use self::table::COSTS;
 use super::device::Device;
 use super::step::Step;
-use super::tuples::is_reference_format;
+use super::tuples::TupleKernel;
 
 pub use self::model::{Costs, Kernel, Load, Way};
 
@@ -47,9 +47,22 @@ impl TupleBlocks {
         self.tiles_per_block.ilog2()
     }
 
+    /// Tiles whose keys' places a block works out at a time: as many as leave room for a second block on the
+    /// multiprocessor, or as there is room for.
+    pub(super) fn chunk_tiles(self, device: &Device, has_weights: bool) -> u32 {
+        // The driver takes 1 KiB of each block's.
+        let of_one = device.max_shared_bytes();
+        let of_two = (of_one + 1024) / 2 - 1024;
+        let most = self.tiles_per_block.min(select_tuples::MAX_CHUNK_TILES);
+        let words = |tiles| select_tuples::layout::words(tiles, has_weights) as usize;
+        let fitting = |bytes| (2..=most).rev().find(|&tiles| 4 * words(tiles) <= bytes);
+        let tiles = fitting(of_two).or_else(|| fitting(of_one));
+        tiles.unwrap_or(most.min(2))
+    }
+
     /// Words of dynamic shared memory that a block takes.
-    pub(super) fn shared_words(self) -> u32 {
-        select_tuples::layout::words(self.tiles_log2())
+    pub(super) fn shared_words(self, device: &Device, has_weights: bool) -> u32 {
+        select_tuples::layout::words(self.chunk_tiles(device, has_weights), has_weights)
     }
 }
 
@@ -99,9 +112,10 @@ impl Variant {
                 rows_at_once: 0,
             },
             Variant::Tuples(blocks) => Way {
-                kernel: match is_reference_format(shape) {
-                    true => Kernel::TuplesReference,
-                    false => Kernel::Tuples,
+                kernel: match TupleKernel::of(shape, blocks) {
+                    TupleKernel::Any => Kernel::Tuples,
+                    TupleKernel::Reference => Kernel::TuplesReference,
+                    TupleKernel::ReferenceLong => Kernel::TuplesReferenceLong,
                 },
                 num_blocks: blocks.num_blocks,
                 keys_per_block: blocks.tiles_per_block * select_tuples::KEYS_PER_TILE,
@@ -213,7 +227,12 @@ mod tests {
             assert!(terms.iter().all(|(_, amount)| amount.is_finite()));
         }
         // Wherever a kernel beside those of single stages fits, one can be chosen.
-        for kernel in [Kernel::Survivors, Kernel::Tuples, Kernel::TuplesReference] {
+        let tuples = [
+            Kernel::Tuples,
+            Kernel::TuplesReference,
+            Kernel::TuplesReferenceLong,
+        ];
+        for kernel in [Kernel::Survivors].into_iter().chain(tuples) {
             let is_for_all = |costs: &Costs| costs.num_subvectors.is_none();
             let mut rows = COSTS.iter().filter(|costs| costs.kernel == kernel);
             assert!(rows.any(is_for_all), "{kernel:?}");

@@ -12,7 +12,11 @@ use super::enqueue::{CodesBuffers, Enqueuer, ListBuffers};
 use super::heuristics::TupleBlocks;
 use super::launch::{Grid, launch};
 use super::stream::Stream;
+use crate::config::MAX_HEAVY;
 use crate::error::Result;
+
+// A kernel's counts have so many bits.
+const _: () = assert!(MAX_HEAVY <= gpu_kernels::select_tuples::MAX_HEAVY as usize);
 
 /// How often each tuple of codes occurs, and which keys have a weight: see `gpu_kernels::tuple_counts`.
 #[derive(Debug)]
@@ -59,7 +63,7 @@ pub(super) fn num_lens(groups: usize, rows: usize, blocks: usize) -> usize {
 }
 
 /// Whether the shape's format is the one that a kernel of its own has.
-pub(super) fn is_reference_format(shape: &StepShape) -> bool {
+fn is_reference_format(shape: &StepShape) -> bool {
     (shape.num_subvectors, shape.bits, shape.head_dim) == REFERENCE_FORMAT
 }
 
@@ -129,6 +133,8 @@ impl Enqueuer<'_> {
             self.rows(),
             blocks.num_blocks as usize + usize::from(encodes_apart),
         );
+        let has_weights = self.shape.weights_stride != 0;
+        let words = blocks.shared_words(self.device, has_weights);
         // The same arguments for all kernels, each of which is a type.
         macro_rules! launch_kernel {
             ($Args:ident) => {{
@@ -150,13 +156,14 @@ impl Enqueuer<'_> {
                     weights: list.weights.output(),
                     codes: buffers.codes.output(),
                     listed: tuples.listed.output(),
+                    chunk_tiles: blocks.chunk_tiles(self.device, has_weights),
                     prefixes: tuples.prefixes.output(),
                     counted: tuples.counted.output(),
                     half_norms: buffers.half_norms.input(),
                     new_keys: buffers.new_keys.input(),
                 };
                 // SAFETY: the caller's, see the type; the variant was chosen for this shape.
-                unsafe { launch(self.device, self.stream, grid, blocks.shared_words(), &args)? }
+                unsafe { launch(self.device, self.stream, grid, words, &args)? }
             }};
         }
         match TupleKernel::of(self.shape, blocks) {

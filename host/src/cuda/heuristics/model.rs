@@ -53,8 +53,10 @@ pub enum Kernel {
     Clustered,
     /// `select_tuples`.
     Tuples,
-    /// `select_tuples_reference`.
+    /// `select_tuples_reference`, for blocks of one tile.
     TuplesReference,
+    /// `select_tuples_reference_long`, for others.
+    TuplesReferenceLong,
 }
 
 /// What one of each of a kernel's terms takes, in microseconds.
@@ -70,13 +72,14 @@ pub struct Costs {
 
 impl Kernel {
     /// All of them.
-    pub const ALL: [Kernel; 6] = [
+    pub const ALL: [Kernel; 7] = [
         Kernel::Staged,
         Kernel::Survivors,
         Kernel::Filtered,
         Kernel::Clustered,
         Kernel::Tuples,
         Kernel::TuplesReference,
+        Kernel::TuplesReferenceLong,
     ];
 
     /// Its name here and in files of measurements.
@@ -88,6 +91,7 @@ impl Kernel {
             Kernel::Clustered => "clustered",
             Kernel::Tuples => "tuples",
             Kernel::TuplesReference => "tuples_reference",
+            Kernel::TuplesReferenceLong => "tuples_reference_long",
         }
     }
 
@@ -160,7 +164,7 @@ impl Way {
                 ]
             }
             // Two blocks share a multiprocessor, so that each waits in the other's shadow.
-            Kernel::Tuples | Kernel::TuplesReference => {
+            Kernel::Tuples | Kernel::TuplesReference | Kernel::TuplesReferenceLong => {
                 let sharing = blocks - 1.0;
                 let waiting = (blocks / 2.0).ceil() - 1.0;
                 // What all blocks together ask of the caches, whatever multiprocessor they are on.
