@@ -1,5 +1,9 @@
 //! The rayon backend, file by file the twin of the device's kernels: the same shared functions, over
 //! slices instead of threads.
+//!
+//! Nothing in it is `unsafe`: the vectors too are safe code (see [`simd`]).
+
+#![forbid(unsafe_code)]
 
 pub mod simd;
 

@@ -2,11 +2,36 @@
 //! at run time.
 //!
 //! An algorithm is written once, generic over `Isa`, and stamped into every instruction set by
-//! `on_each_isa!`. A value of an instruction set's type is the proof that this processor has it, so
-//! the algorithms themselves are safe code.
+//! `on_each_isa!`. A value of an instruction set's type holds `fearless_simd`'s token, the proof that
+//! this processor has it, and `fearless_simd::kernel!` lets only its holder into code compiled with
+//! those features, where intrinsics on values are safe. Arrays become vectors by `bytemuck`'s casts. So
+//! nothing here is `unsafe`, and the compiler is told to refuse it.
 //!
 //! All results are the same bits on every instruction set: float operations are lane by lane, each
 //! rounded as in scalar code, and nothing is added across lanes.
+
+/// Stamps methods whose bodies are intrinsics on values, for a type whose field 0 is the token of
+/// `$level`.
+macro_rules! intrinsics {
+    ($level:ident: $(
+        $(#[$attribute:meta])*
+        $vis:vis fn $name:ident($self:ident $(, $arg:ident: $type:ty)*) $(-> $result:ty)? {
+            $($body:tt)*
+        }
+    )*) => {$(
+        $(#[$attribute])*
+        #[inline(always)]
+        $vis fn $name($self $(, $arg: $type)*) $(-> $result)? {
+            fearless_simd::kernel! {
+                #[inline(always)]
+                fn kernel(_token: $level $(, $arg: $type)*) $(-> $result)? {
+                    $($body)*
+                }
+            }
+            kernel($self.0 $(, $arg)*)
+        }
+    )*};
+}
 
 mod portable;
 
@@ -24,7 +49,8 @@ use crate::error::{Error, Result};
 /// The environment variable that forces an instruction set.
 pub const VARIABLE: &str = "KEYSIEVE_SIMD";
 
-/// Names that [`VARIABLE`] can have, each available on some processor.
+/// Names that [`VARIABLE`] can have, each available on some processor: "avx2" from Haswell and Zen on,
+/// "avx512" from Ice Lake and Zen 4 on.
 pub const NAMES: [&str; 4] = ["portable", "avx2", "avx512", "neon"];
 
 /// Floats of a [`Isa::Floats`], on every instruction set.
@@ -48,19 +74,25 @@ pub(crate) struct ByteLanes(pub(crate) [u8; BYTES]);
 pub(crate) struct IntLanes(pub(crate) [i32; FLOATS]);
 
 /// An instruction set that this processor has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Simd(pub(crate) Kind);
 
+impl PartialEq for Simd {
+    fn eq(&self, other: &Self) -> bool {
+        std::mem::discriminant(&self.0) == std::mem::discriminant(&other.0)
+    }
+}
+
+impl Eq for Simd {}
+
 /// Which one it is; the values inside are the proof that it is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
     Portable(portable::Portable),
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
     #[cfg(target_arch = "x86_64")]
-    Avx512(avx512::Avx512<false>),
-    #[cfg(target_arch = "x86_64")]
-    Avx512Vbmi(avx512::Avx512<true>),
+    Avx512(avx512::Avx512),
     #[cfg(target_arch = "aarch64")]
     Neon(neon::Neon),
 }
@@ -88,14 +120,12 @@ impl Simd {
     /// As [`Simd::chosen`].
     pub fn named(name: &str) -> Result<Self> {
         let available = Self::available();
-        // The later one of a name needs more of the processor and is faster.
-        if let Some(&simd) = available.iter().rfind(|simd| simd.name() == name) {
+        if let Some(&simd) = available.iter().find(|simd| simd.name() == name) {
             return Ok(simd);
         }
         let names = |names: &[&str]| names.join(", ");
         let expected = if NAMES.contains(&name) {
-            let mut have: Vec<_> = available.iter().map(|simd| simd.name()).collect();
-            have.dedup();
+            let have: Vec<_> = available.iter().map(|simd| simd.name()).collect();
             format!("one that this processor has: {}", names(&have))
         } else {
             format!("one of {}", names(&NAMES))
@@ -103,17 +133,14 @@ impl Simd {
         Err(Error::invalid(VARIABLE, name, expected))
     }
 
-    /// Every instruction set this processor has, the slowest first. AVX-512 comes twice where the
-    /// processor has its byte permutations (VBMI): without and with them.
+    /// Every instruction set this processor has, the slowest first.
     pub fn available() -> Vec<Self> {
         let kinds = [
             Some(Kind::Portable(portable::Portable)),
             #[cfg(target_arch = "x86_64")]
             avx2::Avx2::detect().map(Kind::Avx2),
             #[cfg(target_arch = "x86_64")]
-            avx512::Avx512::<false>::detect().map(Kind::Avx512),
-            #[cfg(target_arch = "x86_64")]
-            avx512::Avx512::<true>::detect().map(Kind::Avx512Vbmi),
+            avx512::Avx512::detect().map(Kind::Avx512),
             #[cfg(target_arch = "aarch64")]
             neon::Neon::detect().map(Kind::Neon),
         ];
@@ -127,7 +154,7 @@ impl Simd {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512(_) | Kind::Avx512Vbmi(_) => "avx512",
+            Kind::Avx512(_) => "avx512",
             #[cfg(target_arch = "aarch64")]
             Kind::Neon(_) => "neon",
         }
@@ -212,35 +239,23 @@ macro_rules! on_each_isa {
         $vis fn $name(simd: $crate::cpu::simd::Simd, $($arg: $type),*) $(-> $result)? {
             use $crate::cpu::simd::Kind;
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
-            fn avx2(isa: $crate::cpu::simd::Avx2, $($arg: $type),*) $(-> $result)? {
-                $generic(isa, $($arg),*)
+            fearless_simd::kernel! {
+                fn avx2(token: Avx2, $($arg: $type),*) $(-> $result)? {
+                    $generic($crate::cpu::simd::Avx2(token), $($arg),*)
+                }
             }
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(
-                enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,bmi1,bmi2,lzcnt,popcnt"
-            )]
-            fn avx512(isa: $crate::cpu::simd::Avx512<false>, $($arg: $type),*) $(-> $result)? {
-                $generic(isa, $($arg),*)
-            }
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(
-                enable = "avx512vbmi,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,bmi1,bmi2,lzcnt,popcnt"
-            )]
-            fn avx512_vbmi(isa: $crate::cpu::simd::Avx512<true>, $($arg: $type),*) $(-> $result)? {
-                $generic(isa, $($arg),*)
+            fearless_simd::kernel! {
+                fn avx512(token: Avx512, $($arg: $type),*) $(-> $result)? {
+                    $generic($crate::cpu::simd::Avx512(token), $($arg),*)
+                }
             }
             match simd.0 {
                 Kind::Portable(isa) => $generic(isa, $($arg),*),
-                // SAFETY: each value exists only where these features were detected.
                 #[cfg(target_arch = "x86_64")]
-                Kind::Avx2(isa) => unsafe { avx2(isa, $($arg),*) },
-                // SAFETY: as above.
+                Kind::Avx2(isa) => avx2(isa.0, $($arg),*),
                 #[cfg(target_arch = "x86_64")]
-                Kind::Avx512(isa) => unsafe { avx512(isa, $($arg),*) },
-                // SAFETY: as above.
-                #[cfg(target_arch = "x86_64")]
-                Kind::Avx512Vbmi(isa) => unsafe { avx512_vbmi(isa, $($arg),*) },
+                Kind::Avx512(isa) => avx512(isa.0, $($arg),*),
                 // Part of the target itself: no other features to compile with.
                 #[cfg(target_arch = "aarch64")]
                 Kind::Neon(isa) => $generic(isa, $($arg),*),

@@ -3,7 +3,7 @@
 use super::{BYTES, FLOATS, IntLanes, Isa, Kind, Simd};
 
 /// Loops over arrays, which the compiler may turn into the target's basic vectors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Portable;
 
 #[inline(always)]

@@ -202,8 +202,7 @@ fn the_fastest_comes_last_and_has_its_name() {
     let available = Simd::available();
     assert_eq!(available[0].name(), "portable");
     for simd in available {
-        let named = Simd::named(simd.name()).unwrap();
-        assert_eq!(named.name(), simd.name());
+        assert_eq!(Simd::named(simd.name()).unwrap(), simd);
         assert!(NAMES.contains(&simd.name()));
     }
 }
