@@ -22,6 +22,8 @@
     )
 )]
 #![cfg_attr(target_arch = "nvptx64", allow(internal_features))]
+// What the CPU backend calls; a kernel's body is compiled for the device only.
+#![cfg_attr(not(target_arch = "nvptx64"), forbid(unsafe_code))]
 
 // The host has the hardware's fused multiply-add only through std.
 #[cfg(not(target_arch = "nvptx64"))]
