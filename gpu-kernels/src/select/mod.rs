@@ -419,7 +419,7 @@ kernel! {
             let group = || shape.group_of_row(place().row);
             let appends = || new_tokens == 1 && place().row % shape.rows_per_group() == 0;
             cluster::wait();
-            clustered::build_table(
+            clustered::table::build(
                 &shape, place().row, group(), &plan, appends(), centroids, half_norms, new_keys,
                 queries,
             );
@@ -446,13 +446,13 @@ kernel! {
                     &shape, &regions, place.row, place.block, plan.num_blocks, weights,
                 );
                 if shape.weights_stride != 0 {
-                    let candidates = clustered::candidate_words(&shape, &regions);
+                    let candidates = clustered::output::candidate_words(&shape, &regions);
                     output::settle(&shape, &regions, &place, candidates, listed, weights);
                 }
             }
             cluster::wait();
             if appends() {
-                clustered::write_codes(&shape, group(), &plan, seq_len() - 1, codes);
+                clustered::table::write_codes(&shape, group(), &plan, seq_len() - 1, codes);
             }
             let taken = if wanted == 0 {
                 thread::sync_threads();
@@ -462,7 +462,7 @@ kernel! {
             };
             match taken {
                 Some(taken) => {
-                    clustered::write_heavy(
+                    clustered::output::write_heavy(
                         &shape, &regions(), &place(), &plan, scan().end, &taken, positions, listed,
                         weights,
                     );
