@@ -82,21 +82,23 @@ pub fn queries<'a>(shape: &Shape, data: &'a [f32]) -> keysieve::Result<Queries<'
 /// Keys that the steps of a case append.
 pub const STEPS: usize = 2;
 
-/// Steps that append a key each, in one of the variants that fit, by launches or by graph; which
+/// Steps that append a key each, in one of the variants that fit and `may` be chosen, by launches or by graph; which
 /// variant that was. The context ends full.
 ///
 /// # Errors
-/// The first difference from the oracle or the CPU backend, and what the device answers.
+/// The first difference from the oracle or the CPU backend, what the device answers, and if no variant may be chosen.
 pub fn one_variant(
     device: &Device,
     case: &LoopCase,
     pick: usize,
     by_graph: bool,
+    may: impl Fn(&Variant) -> bool,
 ) -> Result<Variant, TestCaseError> {
     let mut case = case.clone();
     case.shape.code_capacity = case.num_codes + STEPS;
     variant_of(device, &case, pick % 2 == 1, by_graph, |variants| {
-        Some(variants[pick % variants.len()])
+        let variants: Vec<_> = variants.iter().copied().filter(may).collect();
+        variants.get(pick % variants.len().max(1)).copied()
     })
 }
 

@@ -1,6 +1,7 @@
 //! What a case is: inputs, and the kernel or step that they go to.
 
 use gpu_kernels::tuple_counts;
+use keysieve::cuda::Variant;
 use keysieve_tests::device::Device;
 use keysieve_tests::oracle::{Aggregation, Shape};
 use keysieve_tests::ragged::{self, RaggedCase, ragged_cases};
@@ -29,11 +30,12 @@ pub(crate) enum Case {
     Stage(Stage, StepCase),
     /// New keys' codes alone.
     Codes(EncodeCase),
-    /// Whole steps: `pick` chooses among the variants that fit.
+    /// Whole steps: `pick` chooses among the variants that fit, or among those by tuples.
     Steps {
         case: LoopCase,
         pick: usize,
         by_graph: bool,
+        by_tuples: bool,
     },
     /// Steps of a ragged batch.
     Ragged(RaggedCase),
@@ -41,6 +43,11 @@ pub(crate) enum Case {
 
 /// Rows times positions: a case shall take some tens of milliseconds.
 const ELEMENTS: usize = 1 << 11;
+
+/// One in so many steps of a format that the step by tuples fits has a long row, and is done by that step.
+const LONG: usize = 8;
+/// Keys that are nearly a tile of it.
+const LONG_ROW: usize = gpu_kernels::select_tuples::KEYS_PER_TILE as usize - 64;
 
 /// Cases of any kind; half of them whole steps.
 pub(crate) fn cases() -> impl Strategy<Value = Case> {
@@ -76,12 +83,22 @@ pub(crate) fn cases() -> impl Strategy<Value = Case> {
                 few_rows(&mut case.shape, 1 + (pick >> 32) % 2);
                 // A window, without which no fused step fits, and often few bits.
                 case.shape.window = case.shape.window.max(1);
+                let mut by_tuples = false;
                 if let Some((m, bits, sub_dim)) = small {
                     case.shape.head_dim =
                         m * sub_dim.unwrap_or_else(|| case.shape.sub_dim().min(16));
                     (case.shape.num_subvectors, case.shape.bits) = (m, bits);
+                    // Now and then so many keys that a block of such a step has several tiles.
+                    by_tuples = (pick >> 40).is_multiple_of(LONG);
+                    if by_tuples {
+                        few_rows(&mut case.shape, 1);
+                        case.shape.window = case.shape.window.max(tuple_counts::MIN_WINDOW as usize);
+                        case.shape.scores_stride = 0;
+                        (case.shape.causal, case.shape.aggregation) = Default::default();
+                        case.num_codes = LONG_ROW + (pick >> 46) % (3 * LONG_ROW);
+                    }
                 }
-                Case::Steps { case, pick: pick % 840, by_graph }
+                Case::Steps { case, pick: pick % 840, by_graph, by_tuples }
             }),
     ]
 }
@@ -151,8 +168,10 @@ impl Case {
                 case,
                 pick,
                 by_graph,
+                by_tuples,
             } => {
-                let variant = steps::one_variant(device, &case, pick, by_graph)?;
+                let may = |variant: &Variant| !by_tuples || matches!(variant, Variant::Tuples(_));
+                let variant = steps::one_variant(device, &case, pick, by_graph, may)?;
                 // Its name and its blocks, not the sizes that follow from the case's.
                 let shown = format!("{variant:?}");
                 let name = shown.split([' ', '(']).next().unwrap_or_default();
