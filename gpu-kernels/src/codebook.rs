@@ -44,6 +44,14 @@ pub fn augmented_component(phi: f32, squared_norm: f32) -> f32 {
     if rest > 0.0 { sqrt(rest) } else { 0.0 }
 }
 
+/// Where a component of a centroid goes: to the `mean`, and beyond it by `beyond` times its way from `before`, if there are
+/// numbers so far away.
+#[inline(always)]
+pub fn beyond_mean(mean: f32, before: f32, beyond: f32) -> f32 {
+    let there = mean + beyond * (mean - before);
+    if there.is_finite() { there } else { mean }
+}
+
 /// How near a sub-vector is to each of `W` centroids, larger being nearer: `x . c - |c|^2 / 2`.
 ///
 /// As `|x - c|^2 = |x|^2 - 2 (x . c - |c|^2 / 2)`, the largest affinity is the smallest Euclidean

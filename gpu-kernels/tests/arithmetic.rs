@@ -2,7 +2,7 @@
 //! has one. Nothing but this crate is compiled, so that `cargo mutants` can ask it about every change.
 
 use gpu_kernels::codebook::{
-    Nearest, accumulate, affinities, augmented_component, half_norm, phi, squared_norm,
+    Nearest, accumulate, affinities, augmented_component, beyond_mean, half_norm, phi, squared_norm,
 };
 use gpu_kernels::float::fma;
 use gpu_kernels::lut::{LANES, partial_sums, table_entry};
@@ -434,4 +434,16 @@ fn entries_below_a_bound_are_counted() {
             assert!(looked_at.get() <= usize::BITS - len.leading_zeros());
         }
     }
+}
+
+#[test]
+fn centroids_go_beyond_means_while_numbers_do() {
+    assert_eq!(beyond_mean(3.0, 1.0, 0.5), 4.0);
+    assert_eq!(beyond_mean(-3.0, 1.0, 0.25), -4.0);
+    assert_eq!(beyond_mean(3.0, 3.0, 0.75), 3.0);
+    assert_eq!(beyond_mean(3.0, 1.0, 0.0), 3.0);
+    // Where the way or the place is no number.
+    assert_eq!(beyond_mean(f32::MAX, f32::MIN, 0.5), f32::MAX);
+    assert_eq!(beyond_mean(f32::MAX, f32::MIN, 0.0), f32::MAX);
+    assert_eq!(beyond_mean(f32::MIN, 0.0, 0.5), f32::MIN);
 }

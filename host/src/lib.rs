@@ -34,6 +34,7 @@ pub mod error;
 pub mod tensor;
 
 pub mod backend;
+mod codebook_plan;
 mod codebook_start;
 pub mod index;
 pub mod merge;

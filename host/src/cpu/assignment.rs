@@ -1,6 +1,6 @@
 //! The points of k-means and the centroids that they belong to.
 
-use gpu_kernels::codebook::half_norm;
+use gpu_kernels::codebook::{beyond_mean, half_norm};
 use rayon::prelude::*;
 
 use super::centroid_lanes::{CentroidLanes, nearest_centroids};
@@ -132,8 +132,7 @@ impl<'a> Assignment<'a> {
                 let sums = &sums[block * num_centroids + code];
                 for (component, sum) in components.iter_mut().zip(sums) {
                     let mean = (sum / f64::from(count)) as f32;
-                    let there = mean + beyond * (mean - *component);
-                    *component = if there.is_finite() { there } else { mean };
+                    *component = beyond_mean(mean, *component, beyond);
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use gpu_kernels::codebook::{phi, squared_norm};
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
@@ -12,21 +12,14 @@ use super::centroid_lanes::CentroidLanes;
 use super::codes::augment;
 use super::plus_plus::plus_plus_start;
 use super::simd::{Isa, Simd, on_each_isa};
+use crate::codebook_plan::{POINTS_PER_BLOCK, POINTS_PER_SAMPLE_PART, Plan, Stop};
 use crate::codebook_start::sampled;
 use crate::config::{PqConfig, Start, TrainConfig};
 use crate::index::Augmentation;
 use crate::tensor::Keys;
 
-/// Points from which on the start and the first iterations see samples of them.
-const LARGE: usize = 8192;
-/// The samples: one in so many blocks of points, if these are so many points for each centroid, and one more.
-const SAMPLED: usize = 4;
-const POINTS_PER_BLOCK: usize = 16;
-const SAMPLED_PER_CENTROID: usize = 64;
-/// The last iterations, which see all points, and those before them, which see the larger sample.
-const LAST_ITERATIONS: [usize; 2] = [3, 4];
-/// How much farther than to the mean of its points a centroid goes, of many points and but for the first time and the last.
-const BEYOND: f32 = 0.7;
+// Samples are whole tasks.
+const _: () = assert!(POINTS_PER_SAMPLE_PART.is_multiple_of(POINTS_PER_TASK));
 
 /// Codebooks of all groups, and the keys' codes.
 pub(crate) struct Trained {
@@ -88,22 +81,22 @@ pub(crate) fn train(
                 }
                 None => (),
             }
-            let samples = Samples::new(num_points, config.num_centroids(), training.seed);
-            if let Some(samples) = &samples {
-                points = Cow::Owned(samples.to_front(&points, point_dim));
+            let plan = Plan::new(num_points, config.num_centroids(), training);
+            let order = plan.samples.as_ref().map(|samples| &samples.order[..]);
+            if let Some(order) = order {
+                points = Cow::Owned(to_front(order, &points, point_dim));
             }
-            let ends = samples.as_ref().map(|samples| samples.ends);
             if first.is_none() && training.start == Start::PlusPlus {
-                let of_sample = ends.map_or(num_points, |ends| ends[0]) * point_dim;
+                let of_sample = plan.start_points() * point_dim;
                 let mut rng = ChaCha8Rng::seed_from_u64(training.seed);
                 rng.set_stream(problem as u64);
                 let points = &points[..of_sample];
                 plus_plus_start(simd, points, point_dim, &mut rng, centroids);
             }
             let dims = (point_dim, sub_dim);
-            let codes = lloyd(simd, &points, ends, dims, training, centroids);
-            let codes = match &samples {
-                Some(samples) => samples.back(&codes),
+            let codes = lloyd(simd, &points, &plan, dims, training, centroids);
+            let codes = match order {
+                Some(order) => back(order, &codes),
                 None => codes,
             };
             let done = 1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -162,115 +155,61 @@ fn sampled_start(seed: u64, problem: usize, points: &[f32], sub_dim: usize, cent
     }
 }
 
-/// Samples of many points, brought to the front. Of each so many blocks one is drawn by lot: what comes again at a distance,
-/// as positions in documents of one length, is in no sample more than in all points.
-struct Samples {
-    /// The blocks in their new order, of which the last alone may have fewer points.
-    blocks: Vec<u32>,
-    /// Where the smaller and the larger sample end, in points.
-    ends: [usize; 2],
+/// `points` `[n, sub_dim]` in the order of the samples.
+fn to_front(order: &[u32], points: &[f32], sub_dim: usize) -> Vec<f32> {
+    let len = POINTS_PER_BLOCK * sub_dim;
+    let blocks = order.iter().map(|&block| {
+        let rest = &points[block as usize * len..];
+        &rest[..rest.len().min(len)]
+    });
+    let mut moved = Vec::with_capacity(points.len());
+    blocks.for_each(|block| moved.extend_from_slice(block));
+    moved
 }
 
-impl Samples {
-    /// None for few points.
-    fn new(num_points: usize, num_centroids: usize, seed: u64) -> Option<Self> {
-        let are_enough = |points: usize| points >= num_centroids * SAMPLED_PER_CENTROID;
-        if num_points < LARGE || !are_enough(2 * num_points / SAMPLED) {
-            return None;
-        }
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let whole = num_points / (SAMPLED * POINTS_PER_BLOCK);
-        let mut blocks = vec![0; whole * SAMPLED];
-        for group in 0..whole {
-            let mut of_group: [u32; SAMPLED] =
-                std::array::from_fn(|i| (group * SAMPLED + i) as u32);
-            for i in 0..2 {
-                of_group.swap(i, rng.random_range(i..SAMPLED));
-                blocks[i * whole + group] = of_group[i];
-            }
-            let behind = 2 * whole + group * (SAMPLED - 2);
-            blocks[behind..behind + SAMPLED - 2].copy_from_slice(&of_group[2..]);
-        }
-        let first = blocks.len() as u32;
-        blocks.extend(first..num_points.div_ceil(POINTS_PER_BLOCK) as u32);
-        let tasks = |points: usize| points / POINTS_PER_TASK * POINTS_PER_TASK;
-        let [one, two] = [1, 2].map(|n| tasks(n * whole * POINTS_PER_BLOCK));
-        let smaller = if are_enough(one) { one } else { two };
-        Some(Samples {
-            blocks,
-            ends: [smaller, two],
-        })
+/// Codes in the points' own order.
+fn back(order: &[u32], codes: &[u8]) -> Vec<u8> {
+    let mut back = vec![0; codes.len()];
+    for (codes, &block) in codes.chunks(POINTS_PER_BLOCK).zip(order) {
+        back[block as usize * POINTS_PER_BLOCK..][..codes.len()].copy_from_slice(codes);
     }
-
-    /// `points` `[n, sub_dim]` in the new order.
-    fn to_front(&self, points: &[f32], sub_dim: usize) -> Vec<f32> {
-        let len = POINTS_PER_BLOCK * sub_dim;
-        let blocks = self.blocks.iter().map(|&block| {
-            let rest = &points[block as usize * len..];
-            &rest[..rest.len().min(len)]
-        });
-        let mut moved = Vec::with_capacity(points.len());
-        blocks.for_each(|block| moved.extend_from_slice(block));
-        moved
-    }
-
-    /// Codes in the points' own order.
-    fn back(&self, codes: &[u8]) -> Vec<u8> {
-        let mut back = vec![0; codes.len()];
-        for (codes, &block) in codes.chunks(POINTS_PER_BLOCK).zip(&self.blocks) {
-            back[block as usize * POINTS_PER_BLOCK..][..codes.len()].copy_from_slice(codes);
-        }
-        back
-    }
+    back
 }
 
-/// Lloyd's algorithm for `points` `[n, sub_dim]`, n at least 1, on `centroids` `[num_centroids, sub_dim]`, of which the
-/// first `rounded` components are rounded in the end; the points' codes with them. `ends`: of the samples in front, if any.
+/// Lloyd's algorithm for `points` `[n, sub_dim]`, n at least 1, in the plan's order, on `centroids`
+/// `[num_centroids, sub_dim]`, of which the first `rounded` components are rounded in the end; the points' codes with them.
 fn lloyd(
     simd: Simd,
     points: &[f32],
-    ends: Option<[usize; 2]>,
+    plan: &Plan,
     (sub_dim, rounded): (usize, usize),
     training: &TrainConfig,
     centroids: &mut [f32],
 ) -> Vec<u8> {
     let num_points = points.len() / sub_dim;
-    let is_large = ends.is_some();
     let mut assignment = Assignment::new(simd, points, sub_dim, centroids.len() / sub_dim);
-    let active_in = |iteration: usize| match (ends, training.iterations - iteration) {
-        (Some(_), left) if left <= LAST_ITERATIONS[0] => num_points,
-        (Some(ends), left) if left <= LAST_ITERATIONS[0] + LAST_ITERATIONS[1] => ends[1],
-        (Some(ends), _) => ends[0],
-        (None, _) => num_points,
-    };
     let mut previous = Vec::new();
-    // By how much centroids went beyond the means, where they did.
-    let mut beyond = 0.0;
-    for iteration in 0..training.iterations {
-        let active = active_in(iteration);
-        let may_be_last = !is_large || iteration + 1 == training.iterations;
-        let is_anew = may_be_last || iteration == 0;
-        assignment.update(centroids, active, Some(is_anew));
-        if active < num_points {
-            let beyond = if iteration == 0 { 0.0 } else { BEYOND };
-            assignment.move_to_means(centroids, beyond);
+    // Whether centroids went beyond the means the last time that all points were seen.
+    let mut went_beyond = false;
+    for (iteration, step) in plan.iterations().enumerate() {
+        let is_anew = step.stop == Stop::Settled || iteration == 0;
+        assignment.update(centroids, step.num_points, Some(is_anew));
+        if step.stop == Stop::Never {
+            assignment.move_to_means(centroids, step.beyond);
             continue;
         }
         let is_same = assignment.codes == previous;
-        if is_same && beyond == 0.0 {
+        if is_same && !went_beyond {
             break;
         }
         previous.clone_from(&assignment.codes);
         let before = centroids.to_vec();
-        let goes_on = !may_be_last && !is_same;
+        let goes_on = step.stop == Stop::SameCodes && !is_same;
         if !goes_on && !is_anew {
             assignment.sum_anew();
         }
-        beyond = if goes_on && iteration > 0 {
-            BEYOND
-        } else {
-            0.0
-        };
+        let beyond = if goes_on { step.beyond } else { 0.0 };
+        went_beyond = beyond != 0.0;
         let has_new = assignment.move_to_means(centroids, beyond);
         if !goes_on && !has_new && has_settled(&before, centroids, training.tolerance) {
             break;
@@ -298,6 +237,8 @@ fn has_settled(before: &[f32], after: &[f32], tolerance: f32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rand::RngExt;
+
     use super::*;
 
     /// Enough keys for samples, by every instruction set; by any number of threads is the integration tests' matter.
