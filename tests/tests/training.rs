@@ -30,6 +30,9 @@ fn main() -> ExitCode {
     suite.on_devices(&CUDA, "every_dtype_and_layout", every_dtype_and_layout);
     suite.on_devices(&CUDA, "large_codebooks", large_codebooks);
     suite.on_devices(&CUDA, "bad_input_is_named", bad_input_is_named);
+    suite.on_each_device("samples_are_the_cpus", samples_are_the_cpus);
+    suite.on_each_device("tolerance_of_samples", tolerance_of_samples);
+    suite.on_each_device("empty_clusters_of_samples", empty_clusters_of_samples);
     suite.on_each_device("a_warm_start_goes_on", a_warm_start_goes_on);
     suite.on_each_device("tolerance_stops_early", tolerance_stops_early);
     suite.on_each_device("centroids_are_rounded", centroids_are_rounded);
@@ -410,6 +413,124 @@ fn bad_input_is_named(device: &Device) -> TestCaseResult {
         }
         data[place] = 1.0;
     }
+    Ok(())
+}
+
+/// Enough keys for samples, the last block of them a short one.
+fn many_keys(metric: Metric, num_subvectors: usize, sub_dim: usize, bits: u32) -> Case {
+    Case {
+        shape: [1, 1, 8192 + 16 * 4 + 16 + 5 + 3, num_subvectors * sub_dim],
+        pq: PqConfig {
+            num_subvectors,
+            bits,
+            init_offset: 3,
+            metric,
+        },
+        iterations: 0,
+        seed: 11,
+        fill: Fill::usual(3),
+    }
+}
+
+/// Every iteration sees the points that it sees on the CPU, and moves centroids as far: where a sum is rounded differently
+/// they differ by that, and another sample would give quite other ones.
+fn samples_are_the_cpus(device: &Device) -> TestCaseResult {
+    for (metric, m, sub_dim, bits, iterations) in [
+        // The larger sample alone, as the smaller has fewer than 64 points a centroid; then both; then none.
+        (Metric::L2, 1, 3, 6, 9),
+        (Metric::L2, 2, 4, 4, 8),
+        (Metric::Ip, 1, 2, 4, 10),
+        (Metric::Ip, 1, 5, 4, 4),
+        (Metric::L2, 1, 3, 4, 3),
+        (Metric::L2, 1, 3, 4, 1),
+        (Metric::L2, 1, 2, 7, 2),
+        // Points that do not stay in shared memory.
+        (Metric::L2, 1, 66, 2, 8),
+    ] {
+        let case = Case {
+            iterations,
+            ..many_keys(metric, m, sub_dim, bits)
+        };
+        let mut data = case.data();
+        // Keys that drift: a sample of the first ones is not like all.
+        for (token, key) in data.chunks_mut(m * sub_dim).enumerate() {
+            key[0] += token as f32 / 4096.0;
+        }
+        let on_gpu = case.train(&device.backend, &data)?;
+        let on_cpu = case.train(&Backend::Cpu, &data)?;
+        check_near("centroids", on_gpu.centroids(), on_cpu.centroids())?;
+        let (gpu, cpu) = (on_gpu.to_parts(), on_cpu.to_parts());
+        let differ = gpu.codes.iter().zip(&cpu.codes).filter(|(a, b)| a != b);
+        let differ = differ.count();
+        prop_assert!(differ <= gpu.codes.len() / 1000, "{} codes differ", differ);
+        if let (Some(gpu), Some(cpu)) = (gpu.augmentation, cpu.augmentation) {
+            check_near("components", &gpu.components, &cpu.components)?;
+        }
+        let tokens = case.shape[2];
+        let got = inertia(&on_gpu, &data, tokens);
+        let expected = inertia(&on_cpu, &data, tokens);
+        prop_assert!((got / expected - 1.0).abs() < 1e-3, "{} {}", got, expected);
+        let again = case.train(&device.backend, &data)?;
+        prop_assert!(on_gpu == again, "two runs differ");
+    }
+    Ok(())
+}
+
+fn check_near(what: &str, got: &[f32], expected: &[f32]) -> TestCaseResult {
+    let pairs = got.iter().zip(expected);
+    let far = pairs.filter(|&(&a, &b)| (a - b).abs() > 1e-4 * b.abs().max(1.0));
+    let far = far.count();
+    prop_assert!(far == 0, "{} of {} {} differ", far, got.len(), what);
+    Ok(())
+}
+
+/// No iteration before the last stops within the tolerance, as centroids were on their way beyond the means.
+fn tolerance_of_samples(device: &Device) -> TestCaseResult {
+    let case = many_keys(Metric::L2, 1, 3, 4);
+    let data = case.data();
+    let keys = Keys::new(&data, case.shape).map_err(fail)?;
+    let with = |tolerance| {
+        let training = TrainConfig {
+            iterations: 8,
+            tolerance,
+            ..case.training()
+        };
+        KeyIndex::train_on(&device.backend, &case.pq, &training, keys, case.shape[2]).map_err(fail)
+    };
+    prop_assert!(with(1e30)? == with(0.0)?);
+    Ok(())
+}
+
+/// Clusters that are empty in a sample get points of it: with as many centroids as distinct keys all are met, at the latest
+/// when all points are seen.
+fn empty_clusters_of_samples(device: &Device) -> TestCaseResult {
+    let case = Case {
+        iterations: 9,
+        ..many_keys(Metric::L2, 1, 4, 4)
+    };
+    let mut random = Random::new(5);
+    let choices: Vec<f32> = (0..16 * 4).map(|_| random.below(1000) as f32).collect();
+    // A few keys have the last choice, in one block alone, where no tile of a sample has its first points.
+    let data: Vec<f32> = (0..case.shape[2])
+        .flat_map(|token| {
+            let choice = if token / 16 == 300 {
+                15
+            } else {
+                random.below(15)
+            };
+            &choices[choice * 4..][..4]
+        })
+        .copied()
+        .collect();
+    let (on_gpu, on_cpu) = (
+        case.train(&device.backend, &data)?,
+        case.train(&Backend::Cpu, &data)?,
+    );
+    let tokens = case.shape[2];
+    prop_assert_eq!(inertia(&on_cpu, &data, tokens), 0.0);
+    prop_assert_eq!(inertia(&on_gpu, &data, tokens), 0.0);
+    let again = case.train(&device.backend, &data)?;
+    prop_assert!(on_gpu == again, "two runs differ");
     Ok(())
 }
 

@@ -26,6 +26,8 @@ pub use update::UPDATE_WORDS;
 
 /// Points of a tile: what a block assigns at a time.
 pub const TILE: u32 = 128;
+/// Points that lie side by side in the order in which training takes points: a block of it.
+pub const ORDER_BLOCK: u32 = 16;
 /// In the survey: no component was found that is not finite.
 pub const ALL_FINITE: u32 = u32::MAX;
 
@@ -60,7 +62,7 @@ pub struct KMeansShape {
     pub is_augmented: u32,
     /// The token that is the first point.
     pub first_token: u32,
-    /// Points of each problem.
+    /// Points of each problem; in training those that take part.
     pub num_points: u32,
     /// The problem that the grid begins with.
     pub first_problem: u32,

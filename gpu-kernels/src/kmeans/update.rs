@@ -9,15 +9,16 @@ const THREADS: u32 = 1024;
 pub const UPDATE_WORDS: u32 = 256 + 2 * 256 + 4 * THREADS;
 
 kernel! {
-    /// Moves every centroid to the mean of its points, and every centroid without points to one of those farthest from
-    /// their own, each to another; then the half norms. `is_done` becomes 1 where the squared shifts of all components, added
-    /// up, are at most `tolerance` times the squared norms.
+    /// Moves every centroid to the mean of its points and beyond it by `beyond` times its way, see
+    /// [`beyond_mean`](crate::codebook::beyond_mean), and every centroid without points to one of those farthest from
+    /// their own, each to another; then the half norms. With `may_stop` 1 `is_done` becomes 1 where the squared shifts of all
+    /// components, added up, are at most `tolerance` times the squared norms.
     ///
     /// Grid: (problems, 1). Dynamic shared memory: [`UPDATE_WORDS`]. Arrays as `kmeans_assign` has them.
     pub fn kmeans_update as KMeansUpdate(
-        keys: In<u8>, phis: In<f32>, sums: In<f64>, counts: In<u32>, farthest: Out<u64>,
-        centroids: Out<f32>, components: Out<f32>, half_norms: Out<f32>, is_done: Out<u32>,
-        tolerance: f32, shape: KMeansShape,
+        keys: In<u8>, order: In<u32>, phis: In<f32>, sums: In<f64>, counts: In<u32>,
+        farthest: Out<u64>, centroids: Out<f32>, components: Out<f32>, half_norms: Out<f32>,
+        is_done: Out<u32>, beyond: f32, may_stop: u32, tolerance: f32, shape: KMeansShape,
     );
     threads = THREADS; barriers = 7 * crate::collectives::SYNC_THREADS; shuffles = 0;
     min_blocks = 1; cluster = 0; cluster_barriers = 0;
@@ -25,8 +26,8 @@ kernel! {
         /// Loads of a thread that are under way at once.
         const LOADS: usize = 4;
 
-        use super::{TILE, component};
-        use crate::codebook::augmented_component;
+        use super::{ORDER_BLOCK, TILE, component};
+        use crate::codebook::{augmented_component, beyond_mean};
         use crate::device::shared::dynamic_shared_mem;
         use crate::device::thread::{self, sync_threads};
         use crate::float::fma;
@@ -89,7 +90,8 @@ kernel! {
                         }
                         block += LOADS as u32;
                     }
-                    after = (sum * reciprocals.get_f64(code)) as f32;
+                    let mean = (sum * reciprocals.get_f64(code)) as f32;
+                    after = beyond_mean(mean, before, beyond);
                     place.set(0, after);
                 }
                 let by = f64::from(after) - f64::from(before);
@@ -153,7 +155,9 @@ kernel! {
                         if chosen == best {
                             candidates.set(best_at, 0);
                         }
-                        let point = rank_position(chosen);
+                        let position = rank_position(chosen);
+                        let block = order.get((position / ORDER_BLOCK) as usize);
+                        let point = block * ORDER_BLOCK + position % ORDER_BLOCK;
                         let row = shape.first_element(problem)
                             + u64::from(point) * shape.token_stride;
                         if t < sub_dim {
@@ -202,7 +206,7 @@ kernel! {
                 half_norms.set(first_centroid + t as usize, 0.5 * norm);
             }
             if t == 0 {
-                is_done.set(problem as usize, u32::from(!goes_on));
+                is_done.set(problem as usize, u32::from(may_stop != 0 && !goes_on));
             }
         }
     }

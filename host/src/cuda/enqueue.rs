@@ -117,6 +117,7 @@ impl Enqueuer<'_> {
             phis,
             components,
             // Encoding touches none of these.
+            order: In::from_address(unused),
             is_done: In::from_address(unused),
             sums: Out::from_address(unused),
             counts: Out::from_address(unused),

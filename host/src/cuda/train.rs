@@ -13,6 +13,7 @@ use super::drift::quantisation_error;
 use super::keys::DeviceKeys;
 use super::launch::{Grid, MAX_GRID_Y, launch};
 use super::stream::Stream;
+use crate::codebook_plan::{Iteration, POINTS_PER_BLOCK, Plan, Stop};
 use crate::codebook_start::sampled;
 use crate::config::{CentroidDtype, PqConfig, Start, TrainConfig};
 use crate::error::{Error, Result};
@@ -20,16 +21,18 @@ use crate::index::{Augmentation, IndexParts, KeyIndex, Provenance, check_trainin
 
 /// Bytes that training may take beside keys, centroids and codes.
 const WORKING_BYTES: usize = 60 << 20;
-/// Blocks of a launch, if the working memory allows: about twice what a large GPU holds at once. The same on all, so that
-/// sums have one order everywhere.
+/// Blocks of a launch that sees all points, if the working memory allows: about three times what a large GPU holds at
+/// once. The same on all, so that sums have one order everywhere.
 const BLOCKS: usize = 768;
+/// Blocks of a launch that sees a sample: what a large GPU holds at once, with fewer sums to add up.
+const SAMPLE_BLOCKS: usize = 256;
 
 /// Trains a codebook for every (batch, head, sub-vector) on the GPU and encodes the keys there: `KeyIndex::train` on keys
 /// in device memory, in their own type and strides.
 ///
-/// The start is [`Start::Sampled`], on the CPU the same. Then every sum is of f64 in an order that the shape
-/// decides: the same input gives the same index on every run and GPU. Beside keys, centroids and codes
-/// it takes at most 64 MB of device memory.
+/// The start is [`Start::Sampled`], and of many keys the first iterations see the samples that they see on the CPU. Every
+/// sum is of f64 in an order that the shape decides: the same input gives the same index on every run and GPU. Beside
+/// keys, centroids and codes it takes at most 64 MB of device memory.
 ///
 /// # Safety
 /// `keys` describes memory of `device`'s primary context that is written, and nothing writes it before this
@@ -67,7 +70,7 @@ pub(crate) unsafe fn train_from(
         return Err(Error::invalid("start", got, "sampled, on a GPU"));
     }
     device.enter()?;
-    let mut work = Work::new(device, config, keys)?;
+    let mut work = Work::new(device, config, training, keys)?;
     let result = work.run(training, earlier);
     // Nothing may still work on the caller's keys, and buffers go only then.
     let waited = work.stream.synchronize();
@@ -81,9 +84,14 @@ struct Work<'a> {
     keys: &'a DeviceKeys,
     shape: KMeansShape,
     groups: usize,
+    plan: Plan,
     /// Problems of a launch whose sums fit the working memory.
     problems_at_once: usize,
+    /// Blocks that share a problem's sample.
+    sample_blocks: u32,
     sums_are_shared: bool,
+    /// Which block of points comes where: in the samples' order, else in their own.
+    order: Buffer<u32>,
     centroids: Buffer<f32>,
     half_norms: Buffer<f32>,
     phis: Buffer<f32>,
@@ -98,22 +106,35 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new(device: &'a Device, config: &PqConfig, keys: &'a DeviceKeys) -> Result<Self> {
+    fn new(
+        device: &'a Device,
+        config: &PqConfig,
+        training: &TrainConfig,
+        keys: &'a DeviceKeys,
+    ) -> Result<Self> {
         let stream = Stream::new()?;
         let groups = keys.batch * keys.num_kv_heads;
         let problems = groups * config.num_subvectors;
         let mut shape = keys.kmeans_shape(config);
         let part_bytes =
             8 * shape.sums_len() as usize + 4 * config.num_centroids() + 8 * TILE as usize;
-        let parts = WORKING_BYTES / part_bytes;
+        let num_points = shape.num_points as usize;
+        let plan = Plan::new(num_points, config.num_centroids(), training);
+        let order: Vec<u32> = match &plan.samples {
+            Some(samples) => samples.order.clone(),
+            None => (0..num_points.div_ceil(POINTS_PER_BLOCK) as u32).collect(),
+        };
+        let parts = (WORKING_BYTES - size_of_val(&order[..])) / part_bytes;
         let problems_at_once = problems.min(parts).clamp(1, BLOCKS);
-        let wanted = BLOCKS / problems_at_once;
-        let num_blocks = wanted
-            .min(parts / problems_at_once)
-            .min(shape.num_tiles() as usize)
-            .clamp(1, MAX_GRID_Y);
-        shape.num_blocks = num_blocks as u32;
-        let parts = problems_at_once * num_blocks;
+        let blocks = |wanted: usize| {
+            (wanted / problems_at_once)
+                .min(parts / problems_at_once)
+                .min(shape.num_tiles() as usize)
+                .clamp(1, MAX_GRID_Y) as u32
+        };
+        let sample_blocks = blocks(SAMPLE_BLOCKS);
+        shape.num_blocks = blocks(BLOCKS);
+        let parts = problems_at_once * shape.num_blocks as usize;
         let shared = 4 * layout::words(&shape, true) as usize;
         let is_augmented = config.is_augmented();
         let num_centroids = problems * config.num_centroids();
@@ -123,6 +144,9 @@ impl<'a> Work<'a> {
             keys,
             groups,
             problems_at_once,
+            sample_blocks,
+            order: Buffer::from_slice(&order, &stream)?,
+            plan,
             sums_are_shared: shared <= device.max_shared_bytes(),
             centroids: Buffer::new(num_centroids * shape.sub_dim as usize)?,
             half_norms: Buffer::new(num_centroids)?,
@@ -160,14 +184,14 @@ impl<'a> Work<'a> {
         let mut first = 0;
         while first < self.problems() && training.iterations > 0 {
             let problems = self.problems_at_once.min(self.problems() - first);
-            for _ in 0..training.iterations {
-                self.assign(first, problems, false)?;
-                self.update(first, problems, training.tolerance)?;
+            for iteration in self.plan.iterations() {
+                self.assign(first, problems, Some(iteration))?;
+                self.update(first, problems, iteration, training.tolerance)?;
             }
             first += problems;
         }
         self.round(training.centroids)?;
-        self.assign(0, self.problems(), true)
+        self.assign(0, self.problems(), None)
     }
 
     /// Rounds the centroids, by way of the host.
@@ -269,17 +293,36 @@ impl<'a> Work<'a> {
         launched.and(self.stream.synchronize())
     }
 
-    fn assign(&self, first: usize, problems: usize, encodes: bool) -> Result<()> {
-        let mut shape = KMeansShape {
-            first_problem: first as u32,
-            ..self.shape
+    /// The shape of an iteration's launches.
+    fn shape_of(&self, first: usize, iteration: Iteration) -> KMeansShape {
+        let num_points = iteration.num_points as u32;
+        let num_blocks = match iteration.stop {
+            Stop::Never => self.sample_blocks,
+            _ => self.shape.num_blocks,
         };
-        if encodes {
-            shape.num_blocks = shape.num_tiles().clamp(1, MAX_GRID_Y as u32);
+        KMeansShape {
+            first_problem: first as u32,
+            num_points,
+            num_blocks,
+            ..self.shape
         }
+    }
+
+    /// Finds the sums of an iteration, or in the end the codes.
+    fn assign(&self, first: usize, problems: usize, iteration: Option<Iteration>) -> Result<()> {
+        let encodes = iteration.is_none();
+        let shape = match iteration {
+            Some(iteration) => self.shape_of(first, iteration),
+            None => KMeansShape {
+                first_problem: first as u32,
+                num_blocks: self.shape.num_tiles().clamp(1, MAX_GRID_Y as u32),
+                ..self.shape
+            },
+        };
         let sums_are_shared = self.sums_are_shared && !encodes;
         let args = KMeansAssign {
             keys: self.keys.input(),
+            order: self.order.input(),
             centroids: self.centroids.input(),
             half_norms: self.half_norms.input(),
             phis: self.phis.input(),
@@ -301,9 +344,16 @@ impl<'a> Work<'a> {
         unsafe { launch(self.device, self.stream.as_inner(), grid, words, &args) }
     }
 
-    fn update(&self, first: usize, problems: usize, tolerance: f32) -> Result<()> {
+    fn update(
+        &self,
+        first: usize,
+        problems: usize,
+        iteration: Iteration,
+        tolerance: f32,
+    ) -> Result<()> {
         let args = KMeansUpdate {
             keys: self.keys.input(),
+            order: self.order.input(),
             phis: self.phis.input(),
             sums: self.sums.input(),
             counts: self.counts.input(),
@@ -312,11 +362,12 @@ impl<'a> Work<'a> {
             components: self.components.output(),
             half_norms: self.half_norms.output(),
             is_done: self.is_done.output(),
+            beyond: iteration.beyond,
+            // Where codes stay the same a CPU stops one iteration sooner, at the means that the last one leads to from
+            // beyond them too.
+            may_stop: (iteration.stop == Stop::Settled).into(),
             tolerance,
-            shape: KMeansShape {
-                first_problem: first as u32,
-                ..self.shape
-            },
+            shape: self.shape_of(first, iteration),
         };
         // SAFETY: as in `assign`, which wrote the sums.
         unsafe {
