@@ -14,7 +14,7 @@ use crate::config::TrainConfig;
 const LARGE: usize = 8192;
 /// The samples: one in so many blocks of points, if these are so many points for each centroid, and one more.
 const SAMPLED: usize = 4;
-const SAMPLED_PER_CENTROID: usize = 64;
+const SAMPLED_PER_CENTROID: usize = 60;
 /// Points that keep together in the samples' order.
 pub(crate) const POINTS_PER_BLOCK: usize = ORDER_BLOCK as usize;
 /// Samples have a multiple of this many points: whole tasks on a CPU, whole tiles on a GPU.
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn few_points_are_all_seen() {
-        for (num_points, num_centroids) in [(8191, 1), (9000, 128), (31_872, 256)] {
+        for (num_points, num_centroids) in [(8191, 1), (9000, 128), (30_656, 256)] {
             let few = plan(num_points, num_centroids, 4);
             assert_eq!(few.samples, None);
             assert_eq!(few.start_points(), num_points);
