@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn few_points_are_all_seen() {
-        for (num_points, num_centroids) in [(8191, 1), (9000, 128), (30_656, 256)] {
+        for (num_points, num_centroids) in [(8191, 1), (9000, 128), (30_000, 256)] {
             let few = plan(num_points, num_centroids, 4);
             assert_eq!(few.samples, None);
             assert_eq!(few.start_points(), num_points);
@@ -203,6 +203,7 @@ mod tests {
         // A quarter has fewer than so many points for each centroid.
         assert_eq!(plan(9000, 64, 1).start_points(), 4352);
         assert_eq!(plan(8192, 1, 1).start_points(), 2048);
+        assert_eq!(plan(31_872, 256, 1).start_points(), 15_872);
     }
 
     #[test]

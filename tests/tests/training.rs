@@ -436,7 +436,7 @@ fn many_keys(metric: Metric, num_subvectors: usize, sub_dim: usize, bits: u32) -
 /// they differ by that, and another sample would give quite other ones.
 fn samples_are_the_cpus(device: &Device) -> TestCaseResult {
     for (metric, m, sub_dim, bits, iterations) in [
-        // The larger sample alone, as the smaller has fewer than 64 points a centroid; then both; then none.
+        // The larger sample alone, as the smaller has too few points for so many centroids; then both; then none.
         (Metric::L2, 1, 3, 6, 9),
         (Metric::L2, 2, 4, 4, 8),
         (Metric::Ip, 1, 2, 4, 10),
