@@ -12,264 +12,264 @@ pub(super) static COSTS: [Costs; 18] = [
         kernel: Kernel::Staged,
         num_subvectors: None,
         us: Cow::Borrowed(&[
-            57.2, // launches
+            57.6, // launches
             0.0, // row
-            0.6179, // table
-            0.5214, // keys
-            0.1278, // looks
-            0.3074, // weights
-            2.758, // heavy
+            0.6151, // table
+            0.5152, // keys
+            0.1274, // looks
+            0.2936, // weights
+            3.35, // heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(1),
         us: Cow::Borrowed(&[
-            21.35, // launch
-            19.18, // block
+            21.54, // launch
+            19.17, // block
             0.0, // table
-            1.138, // keys
+            1.123, // keys
             0.0, // looks
-            0.0, // weights
+            0.01811, // weights
             0.0, // heavy
             0.0, // exchange
-            0.02297, // exchanged
-            5.033, // exchanged heavy
+            0.0226, // exchanged
+            5.046, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(2),
         us: Cow::Borrowed(&[
-            8.128, // launch
-            6.046, // block
-            0.1698, // table
-            0.6472, // keys
+            7.622, // launch
+            6.3, // block
+            0.1672, // table
+            0.6904, // keys
             0.0, // looks
             0.0, // weights
-            12.53, // heavy
-            0.2845, // exchange
+            10.67, // heavy
+            0.6064, // exchange
             0.0, // exchanged
-            1.843, // exchanged heavy
+            1.854, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(3),
         us: Cow::Borrowed(&[
-            4.391, // launch
-            0.0, // block
-            4.207, // table
-            0.0, // keys
-            0.2772, // looks
+            4.274, // launch
+            6.29, // block
+            0.0, // table
+            0.8326, // keys
+            0.0, // looks
             0.0, // weights
-            17.3, // heavy
-            2.85, // exchange
-            0.125, // exchanged
-            1.227, // exchanged heavy
+            17.49, // heavy
+            2.705, // exchange
+            0.1459, // exchanged
+            1.203, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(4),
         us: Cow::Borrowed(&[
-            6.833, // launch
-            6.469, // block
-            0.1414, // table
-            0.5333, // keys
+            6.061, // launch
+            7.572, // block
+            0.09424, // table
+            0.5467, // keys
             0.0, // looks
             0.0, // weights
-            11.44, // heavy
+            11.84, // heavy
             0.0, // exchange
-            0.1197, // exchanged
-            1.194, // exchanged heavy
+            0.03489, // exchanged
+            1.3, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(8),
         us: Cow::Borrowed(&[
-            2.843, // launch
-            10.2, // block
-            0.03598, // table
-            0.8614, // keys
+            3.117, // launch
+            10.22, // block
+            0.03486, // table
+            0.8626, // keys
             0.0, // looks
             0.0, // weights
-            3.685, // heavy
+            3.46, // heavy
             0.0, // exchange
-            0.1398, // exchanged
-            1.444, // exchanged heavy
+            0.1087, // exchanged
+            1.483, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(16),
         us: Cow::Borrowed(&[
-            3.473, // launch
-            8.792, // block
-            0.03797, // table
-            1.168, // keys
+            4.547, // launch
+            8.6, // block
+            0.05802, // table
+            1.158, // keys
             0.0, // looks
             0.0, // weights
-            6.565, // heavy
-            0.0, // exchange
-            0.3124, // exchanged
-            0.874, // exchanged heavy
+            5.304, // heavy
+            0.5855, // exchange
+            0.1003, // exchanged
+            1.081, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: Some(32),
         us: Cow::Borrowed(&[
-            4.284, // launch
-            5.359, // block
-            0.3295, // table
-            1.743, // keys
+            4.432, // launch
+            5.35, // block
+            0.3256, // table
+            1.739, // keys
             0.0, // looks
             0.0, // weights
-            14.67, // heavy
-            1.867, // exchange
-            0.2969, // exchanged
-            0.06273, // exchanged heavy
+            14.47, // heavy
+            1.929, // exchange
+            0.2949, // exchanged
+            0.08966, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Survivors,
         num_subvectors: None,
         us: Cow::Borrowed(&[
-            0.0, // launch
-            8.044, // block
-            0.08866, // table
-            1.268, // keys
-            0.0, // looks
-            0.004359, // weights
+            3.829, // launch
+            7.559, // block
+            0.1567, // table
+            0.8576, // keys
+            0.02048, // looks
+            0.06131, // weights
             0.0, // heavy
-            0.0, // exchange
-            1.148, // exchanged
-            1.151, // exchanged heavy
+            0.04154, // exchange
+            0.4385, // exchanged
+            1.548, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Filtered,
         num_subvectors: Some(8),
         us: Cow::Borrowed(&[
-            3.472, // launch
-            11.45, // block
-            0.07615, // table
-            0.322, // keys
+            3.501, // launch
+            11.53, // block
+            0.07282, // table
+            0.3259, // keys
             0.0, // looks
-            0.001958, // weights
-            4.483, // heavy
+            0.004876, // weights
+            4.188, // heavy
             0.0, // exchange
-            0.03218, // exchanged
-            1.114, // exchanged heavy
+            0.03424, // exchanged
+            1.131, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Filtered,
         num_subvectors: Some(16),
         us: Cow::Borrowed(&[
-            3.858, // launch
-            10.95, // block
-            0.07451, // table
-            0.5409, // keys
+            3.92, // launch
+            10.94, // block
+            0.07319, // table
+            0.5407, // keys
             0.0, // looks
             0.0, // weights
-            6.409, // heavy
-            0.23, // exchange
-            0.1125, // exchanged
-            0.8057, // exchanged heavy
+            6.37, // heavy
+            0.2663, // exchange
+            0.1056, // exchanged
+            0.8228, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Filtered,
         num_subvectors: None,
         us: Cow::Borrowed(&[
-            3.733, // launch
-            11.19, // block
-            0.07586, // table
-            0.07156, // keys
-            0.03013, // looks
+            3.799, // launch
+            11.22, // block
+            0.07368, // table
+            0.0775, // keys
+            0.02985, // looks
             0.0, // weights
-            5.442, // heavy
+            5.272, // heavy
             0.0, // exchange
-            0.07916, // exchanged
-            0.9507, // exchanged heavy
+            0.07727, // exchanged
+            0.9685, // exchanged heavy
         ]),
     },
     Costs {
         kernel: Kernel::Clustered,
         num_subvectors: Some(8),
         us: Cow::Borrowed(&[
-            2.535, // launch
-            11.57, // wave
-            0.03742, // table
-            0.2072, // keys
+            2.728, // launch
+            11.4, // wave
+            0.04606, // table
+            0.2069, // keys
             0.0, // looks
             0.0, // weights
-            1.555, // heavy
-            0.5398, // exchanged
+            1.626, // heavy
+            0.5516, // exchanged
         ]),
     },
     Costs {
         kernel: Kernel::Clustered,
         num_subvectors: Some(16),
         us: Cow::Borrowed(&[
-            2.134, // launch
-            10.3, // wave
-            0.2252, // table
-            0.4144, // keys
+            1.95, // launch
+            10.38, // wave
+            0.2097, // table
+            0.4215, // keys
             0.0, // looks
-            0.00908, // weights
-            2.269, // heavy
-            0.9216, // exchanged
+            0.01056, // weights
+            2.193, // heavy
+            0.927, // exchanged
         ]),
     },
     Costs {
         kernel: Kernel::Clustered,
         num_subvectors: None,
         us: Cow::Borrowed(&[
-            2.642, // launch
-            11.46, // wave
-            0.03343, // table
+            2.029, // launch
+            11.13, // wave
+            0.08289, // table
             0.0, // keys
-            0.03043, // looks
+            0.0289, // looks
             0.0, // weights
-            0.3894, // heavy
-            0.7544, // exchanged
+            1.362, // heavy
+            0.7364, // exchanged
         ]),
     },
     Costs {
         kernel: Kernel::Tuples,
         num_subvectors: None,
         us: Cow::Borrowed(&[
-            5.651, // launch
-            0.04939, // keys
+            6.303, // launch
+            0.01303, // keys
             0.0, // sharing block
             0.0, // sharing keys
-            2.791, // waiting block
+            3.418, // waiting block
             0.0, // waiting keys
-            0.196, // table
+            0.08772, // table
             0.0, // weights
             0.0, // heavy
-            0.5146, // all blocks
-            0.09642, // all keys
+            0.4972, // all blocks
+            0.102, // all keys
         ]),
     },
     Costs {
         kernel: Kernel::TuplesReference,
         num_subvectors: None,
         us: Cow::Borrowed(&[
-            5.987, // launch
+            5.871, // launch
             0.0, // keys
-            0.06889, // sharing block
+            0.0, // sharing block
             0.0, // sharing keys
-            2.942, // waiting block
+            2.817, // waiting block
             0.0, // waiting keys
             0.0, // table
-            0.04497, // weights
+            0.04554, // weights
             0.0, // heavy
-            1.026, // all blocks
+            1.151, // all blocks
             0.0, // all keys
         ]),
     },
@@ -277,17 +277,17 @@ pub(super) static COSTS: [Costs; 18] = [
         kernel: Kernel::TuplesReferenceLong,
         num_subvectors: None,
         us: Cow::Borrowed(&[
-            6.36, // launch
-            0.03298, // keys
-            0.5273, // sharing block
+            5.811, // launch
+            0.03313, // keys
+            0.0, // sharing block
             0.0, // sharing keys
-            3.329, // waiting block
+            3.29, // waiting block
             0.0, // waiting keys
-            0.0, // table
-            0.0172, // weights
-            0.4648, // heavy
-            0.583, // all blocks
-            0.008113, // all keys
+            0.06368, // table
+            0.0169, // weights
+            0.4759, // heavy
+            0.6234, // all blocks
+            0.007224, // all keys
         ]),
     },
 ];
