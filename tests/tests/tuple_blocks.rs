@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         suite.on_device(device, "reference_format", reference_format);
         suite.on_device(device, "two_codes", two_codes);
         suite.on_device(device, "other_numbers_of_codes", other_numbers_of_codes);
+        suite.on_device(device, "no_candidates", no_candidates);
     }
     suite.run()
 }
@@ -41,6 +42,34 @@ fn two_codes(device: &Device) -> TestCaseResult {
 /// Codes that are loaded one by one.
 fn other_numbers_of_codes(device: &Device) -> TestCaseResult {
     all_lengths(device, &[(1, 8, 16), (3, 4, 12), (4, 3, 8), (1, 3, 4)])
+}
+
+/// Contexts that end before the candidates' place, and just behind it: no block may look at the codes of the new key.
+fn no_candidates(device: &Device) -> TestCaseResult {
+    for format in [(2, 6, 128), (2, 4, 16)] {
+        for sink in [0, 1, 20] {
+            for num_codes in [0, 1, 15, 31, 32, 51, 52] {
+                for window in [16, 32] {
+                    let spare = if num_codes % 2 == 0 { 0 } else { 2 * TILE };
+                    let mut case = case(format, num_codes, spare, 4);
+                    (case.shape.init_offset, case.shape.sink) = (0, sink);
+                    case.shape.window = window;
+                    let by_graph = sink == 1;
+                    variant_of(device, &case, false, by_graph, |variants| {
+                        let is_by_tuples =
+                            |variant: &&Variant| matches!(variant, Variant::Tuples(_));
+                        variants.iter().find(is_by_tuples).copied()
+                    })
+                    .map_err(|error| {
+                        fail(format!(
+                            "{format:?}, {num_codes} codes, sink {sink}, window {window}: {error}"
+                        ))
+                    })?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Lengths of contexts at which a block begins to do something else; with the ways of `formats` by turns.

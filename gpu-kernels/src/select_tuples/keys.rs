@@ -67,7 +67,8 @@ pub(super) struct Keys {
     /// All rows'.
     listed: Out<u16>,
     row: u32,
-    /// Where candidates start and end.
+    /// Where candidates start and end; both 0 where there are none, as regions may then lie behind the context, and the new
+    /// key's codes before them.
     pub(super) candidates: (u32, u32),
     /// Behind the block's last key that is in the context.
     pub(super) end: u32,
@@ -94,6 +95,12 @@ impl Keys {
         let group_len = shape.code_capacity as usize * shape.num_subvectors as usize;
         let end = place.first_key() + (1 << place.keys_log2);
         let end = end.min(regions.seq_len.saturating_sub(shape.init_offset));
+        let (start, candidates_end) = candidates;
+        let candidates = if start < candidates_end {
+            candidates
+        } else {
+            (0, 0)
+        };
         let mut keys = Keys {
             codes: codes.from(place.group as usize * group_len),
             listed,
